@@ -1,1 +1,23 @@
-//! placeholder
+//! Every decision and every shared format of keybrake, as pure functions.
+//!
+//! Nothing here reads a clock, opens a file or a socket, or knows of threads: the same code runs in
+//! the dataplane, in the admin process, in the load generator and in simulation. Callers pass in
+//! the time and the random bytes.
+#![forbid(unsafe_code)]
+
+pub mod audit;
+pub mod catalog;
+pub mod config;
+pub mod control;
+pub mod deny;
+pub mod form;
+pub mod http1;
+pub mod journal;
+pub mod json;
+pub mod key;
+pub mod ledger;
+pub mod money;
+pub mod policy;
+pub mod route;
+pub mod secret;
+pub mod time;

@@ -1,0 +1,54 @@
+# Every command of this project; CI runs the same ones.
+.DEFAULT_GOAL := help
+.PHONY: help run build release test lint fmt bench clean setup-build setup-lint setup-test rocksdb
+# The steps of a target need each other in order; cargo is the one that works in parallel.
+.NOTPARALLEL:
+
+CARGO := cargo
+BINARIES := -p keybrake-dataplane -p keybrake-admin -p keybrake-loadtest
+
+help: ## list these targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+run: release ## build everything and start keybrake on this machine
+	@exec scripts/run.sh
+
+build: rocksdb ## build the binaries for development
+	$(CARGO) build --locked $(BINARIES)
+
+release: rocksdb ## build the binaries, optimized
+	$(CARGO) build --locked --release $(BINARIES)
+
+test: setup-test rocksdb ## check format and lints, run all tests over io_uring and epoll
+	@scripts/test.sh
+
+lint: setup-lint rocksdb ## check format, lints and, with cargo-deny, the dependencies
+	$(CARGO) fmt --check
+	$(CARGO) clippy --locked --workspace --all-targets -- -D warnings
+	@if command -v cargo-deny >/dev/null; then \
+		$(CARGO) deny --locked check; \
+	else \
+		echo 'not run: cargo deny check (cargo-deny is not installed)'; \
+	fi
+
+fmt: setup-lint ## format the code
+	$(CARGO) fmt
+
+bench: rocksdb ## run the benchmarks
+	$(CARGO) bench --locked -p keybrake-benches
+
+clean: ## remove what cargo built; RocksDB and the virtualenvs stay in the cache directory
+	$(CARGO) clean
+
+setup-build:
+	@scripts/setup.sh build
+
+setup-lint:
+	@scripts/setup.sh lint
+
+setup-test:
+	@scripts/setup.sh test
+
+# After the packages: it needs their compiler. Ten minutes the first time, nothing afterwards.
+rocksdb: setup-build
+	@scripts/rocksdb.sh

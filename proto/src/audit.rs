@@ -1,0 +1,189 @@
+//! One exchange's line in `calls`, and its bytes in the store.
+
+use std::fmt;
+
+use serde::{Deserialize, Serialize};
+
+use crate::http1::Method;
+use crate::key::KeyId;
+use crate::money::Micros;
+use crate::time::UnixMicros;
+
+/// The encoding this version writes; older ones stay readable.
+const VERSION: u8 = 1;
+
+/// How an exchange ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Outcome {
+    /// The vendor's reply was delivered, or would have been to an agent that hung up.
+    Forwarded,
+    /// keybrake refused it; the vendor saw nothing.
+    Denied,
+    /// It was admitted and nothing was sent.
+    Failed,
+    /// It was sent and how it ended is not known: its amount stays counted.
+    Unknown,
+}
+
+impl Outcome {
+    /// As written in rows and filters.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Outcome::Forwarded => "forwarded",
+            Outcome::Denied => "denied",
+            Outcome::Failed => "failed",
+            Outcome::Unknown => "unknown",
+        }
+    }
+}
+
+/// One row of `calls`. Texts borrow from the exchange or from the stored bytes.
+///
+/// The encoding is by position: a change of fields needs a new [`VERSION`].
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AuditRow<'a> {
+    /// When the request's head had arrived.
+    pub ts: UnixMicros,
+    /// The request's id, `req_…`: also in the reply's `Request-Id` where the vendor sent none.
+    pub id: &'a str,
+    /// The key; absent where none was recognized.
+    pub vault_key_id: Option<KeyId>,
+    /// The key's label.
+    pub label: Option<&'a str>,
+    /// The run the key was made for.
+    pub agent_run_label: Option<&'a str>,
+    /// The vendor.
+    pub vendor: &'a str,
+    /// The method.
+    pub method: Method,
+    /// The catalog's pattern, such as `/v1/charges/{charge}`, or the path where no row fits.
+    pub endpoint: &'a str,
+    /// The canonical path as sent to the vendor.
+    pub path: &'a str,
+    /// The status the agent got.
+    pub status: u16,
+    /// `allowed`, or the code of the refusal.
+    pub policy_check_result: &'a str,
+    /// How it ended.
+    pub outcome: Outcome,
+    /// What it counts: the charge, the quote while in doubt, 0 for a denial.
+    pub amount: Micros,
+    /// What was kept aside before the call, or would have been.
+    pub quote: Micros,
+    /// ISO 4217, lower case.
+    pub currency: Option<&'a str>,
+    /// The amount of the request in the currency's minor unit.
+    pub amount_minor: Option<u64>,
+    /// The vendor's own request id.
+    pub vendor_request_id: Option<&'a str>,
+    /// As the agent sent it.
+    pub idempotency_key: Option<&'a str>,
+    /// From the head's arrival to the reply's last byte, in microseconds.
+    pub latency_us: u64,
+    /// The part of it that was keybrake's own, in microseconds.
+    pub overhead_us: u64,
+    /// The agent's address.
+    pub client_addr: &'a str,
+    /// The agent's `User-Agent`.
+    pub user_agent: Option<&'a str>,
+    /// The key's metadata, then the request's; a later name wins.
+    pub metadata: Vec<(&'a str, &'a str)>,
+}
+
+/// Stored bytes that are not a row of a version this program reads.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum DecodeError {
+    /// Written by a newer keybrake.
+    Version(u8),
+    /// Not a row.
+    Damaged,
+}
+
+impl fmt::Display for DecodeError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            DecodeError::Version(version) => {
+                write!(f, "an audit row of version {version}, newer than this program; run a newer keybrake")
+            }
+            DecodeError::Damaged => f.write_str("a damaged audit row"),
+        }
+    }
+}
+
+impl std::error::Error for DecodeError {}
+
+impl<'a> AuditRow<'a> {
+    /// Appends the row's bytes to `out`.
+    pub fn encode(&self, out: Vec<u8>) -> Vec<u8> {
+        let mut out = out;
+        out.push(VERSION);
+        // Serializing integers and texts to memory has no way to fail.
+        postcard::to_extend(self, out).unwrap_or_default()
+    }
+
+    /// Reads what [`AuditRow::encode`] wrote.
+    pub fn decode(bytes: &'a [u8]) -> Result<AuditRow<'a>, DecodeError> {
+        match bytes.split_first() {
+            Some((&VERSION, row)) => postcard::from_bytes(row).map_err(|_| DecodeError::Damaged),
+            Some((&version, _)) => Err(DecodeError::Version(version)),
+            None => Err(DecodeError::Damaged),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn row() -> AuditRow<'static> {
+        AuditRow {
+            ts: UnixMicros(1),
+            id: "req_1",
+            vault_key_id: KeyId::from_bytes(b"0123456789abcdef"),
+            label: Some("billing"),
+            agent_run_label: None,
+            vendor: "stripe",
+            method: Method::Post,
+            endpoint: "/v1/charges",
+            path: "/v1/charges",
+            status: 200,
+            policy_check_result: "allowed",
+            outcome: Outcome::Forwarded,
+            amount: Micros::MAX,
+            quote: Micros::ZERO,
+            currency: Some("usd"),
+            amount_minor: Some(2000),
+            vendor_request_id: None,
+            idempotency_key: None,
+            latency_us: u64::MAX,
+            overhead_us: 0,
+            client_addr: "127.0.0.1",
+            user_agent: None,
+            metadata: vec![("agent_id", "a1")],
+        }
+    }
+
+    #[test]
+    fn a_row_reads_back_as_written() {
+        let row = row();
+        let bytes = row.encode(Vec::new());
+        assert_eq!(AuditRow::decode(&bytes), Ok(row));
+    }
+
+    #[test]
+    fn a_newer_or_damaged_row_is_refused_by_name() {
+        let mut bytes = row().encode(Vec::new());
+        assert_eq!(AuditRow::decode(&bytes[..bytes.len() - 3]), Err(DecodeError::Damaged));
+        bytes[0] = 9;
+        assert_eq!(AuditRow::decode(&bytes), Err(DecodeError::Version(9)));
+        assert_eq!(AuditRow::decode(&[]), Err(DecodeError::Damaged));
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn arbitrary_bytes_never_panic(bytes: Vec<u8>) {
+            let _row = AuditRow::decode(&bytes);
+        }
+    }
+}

@@ -1,0 +1,190 @@
+//! The vendors' tables: which operations exist, how each one's cost is known, and which headers pass.
+//!
+//! A vendor is data ([`Catalog`]); its rows stand in a file of their own, each with its source.
+
+pub mod price;
+mod stripe;
+mod tree;
+
+use std::sync::LazyLock;
+
+use crate::http1::Method;
+use tree::Tree;
+
+/// How a call's cost is known.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Price {
+    /// It moves no money.
+    Free,
+    /// The request states the amount, in minor units of a stated currency.
+    AmountInRequest(AmountRule),
+    /// Nothing known bounds the cost: denied under a cap. The text says what is missing.
+    Unpriced(&'static str),
+}
+
+/// Where an amount is read and what a reply says of it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct AmountRule {
+    /// The reply's statuses that moved nothing, though it was a 2xx.
+    pub moved_nothing: &'static [&'static str],
+    /// What a 402 leaves behind.
+    pub declined: Declined,
+    /// Whether the amount may be absent; it then means an amount only the vendor knows.
+    pub amount_optional: bool,
+}
+
+/// What a declined call (402) may still move.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Declined {
+    /// Nothing.
+    Nothing,
+    /// The object stays and can be confirmed outside keybrake, so its amount counts (SETTLED Q7).
+    StaysConfirmable,
+}
+
+/// One operation of a vendor.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Operation {
+    /// The method.
+    pub method: Method,
+    /// The path, with `{name}` for each segment that is a parameter.
+    pub pattern: &'static str,
+    /// How its cost is known.
+    pub price: Price,
+    /// It hands out credentials or widens rights: only a rule that names it exactly allows it.
+    pub escalates: bool,
+}
+
+/// A vendor's table.
+pub struct Catalog {
+    /// The name in configs, policies and mounts.
+    pub name: &'static str,
+    /// Request headers that reach the vendor besides those keybrake writes itself, lower case (THREATS.md A4).
+    pub request_fields: &'static [&'static str],
+    /// The reply header that holds the vendor's own request id, lower case.
+    pub request_id_field: &'static str,
+    operations: &'static [Operation],
+    tree: Tree,
+}
+
+/// A request recognized as an operation, or as none that is known.
+#[derive(Clone, Copy, Debug)]
+pub struct Call<'a> {
+    /// The method.
+    pub method: Method,
+    /// The canonical path.
+    pub path: &'a [u8],
+    /// The row of the catalog.
+    pub operation: Option<&'static Operation>,
+}
+
+impl Catalog {
+    fn new(
+        name: &'static str,
+        request_fields: &'static [&'static str],
+        request_id_field: &'static str,
+        operations: &'static [Operation],
+    ) -> Catalog {
+        Catalog { name, request_fields, request_id_field, operations, tree: Tree::new(operations) }
+    }
+
+    /// The vendor of this name.
+    pub fn of(name: &str) -> Option<&'static Catalog> {
+        static STRIPE: LazyLock<Catalog> = LazyLock::new(stripe::catalog);
+        (name == STRIPE.name).then(|| &*STRIPE)
+    }
+
+    /// The names [`Catalog::of`] knows, for messages.
+    pub const KNOWN: &'static str = "stripe";
+
+    /// Every operation, for tests and listings.
+    pub fn operations(&self) -> &'static [Operation] {
+        self.operations
+    }
+
+    /// Finds the operation of a request. A literal segment wins over a parameter.
+    pub fn recognize<'a>(&self, method: Method, path: &'a [u8]) -> Call<'a> {
+        let operation = self.tree.find(method, path).and_then(|at| self.operations.get(at));
+        Call { method, path, operation }
+    }
+}
+
+impl Call<'_> {
+    /// How the cost is known. A read without a row is free; anything else without a row is unpriced.
+    pub fn price(&self) -> Price {
+        match (self.operation, self.method) {
+            (Some(operation), _) => operation.price,
+            (None, Method::Get) => Price::Free,
+            (None, Method::Post | Method::Put | Method::Patch | Method::Delete) => {
+                Price::Unpriced("its cost is not in keybrake's catalog")
+            }
+        }
+    }
+
+    /// Whether the segment at `index` stands for a parameter, so that `*` may match it.
+    pub fn is_parameter(&self, index: usize) -> bool {
+        match self.operation {
+            Some(operation) => operation.pattern.split('/').skip(1).nth(index).is_some_and(is_parameter),
+            None => true,
+        }
+    }
+}
+
+/// Whether a segment of a pattern is `{name}`.
+fn is_parameter(segment: &str) -> bool {
+    segment.starts_with('{')
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn check(request: &str, pattern: Option<&str>) {
+        let (method, path) = request.split_once(' ').unwrap();
+        let method = Method::parse(method.as_bytes()).unwrap();
+        let call = Catalog::of("stripe").unwrap().recognize(method, path.as_bytes());
+        assert_eq!(call.operation.map(|operation| operation.pattern), pattern, "{request}");
+    }
+
+    #[test]
+    fn a_literal_wins_over_a_parameter() {
+        check("GET /v1/charges/search", Some("/v1/charges/search"));
+        check("GET /v1/charges/ch_1", Some("/v1/charges/{charge}"));
+        check("POST /v1/charges", Some("/v1/charges"));
+    }
+
+    #[test]
+    fn what_is_not_in_the_table_is_not_recognized() {
+        check("DELETE /v1/charges", None);
+        check("POST /v1/Charges", None);
+        check("POST /v1/charges/ch_1/refund/again", None);
+        check("GET /v1", None);
+    }
+
+    #[test]
+    fn an_unknown_write_is_never_free() {
+        let stripe = Catalog::of("stripe").unwrap();
+        for method in [Method::Post, Method::Put, Method::Patch, Method::Delete] {
+            let price = stripe.recognize(method, b"/v1/not/in/the/table").price();
+            assert!(matches!(price, Price::Unpriced(_)), "{method:?}");
+        }
+        assert_eq!(stripe.recognize(Method::Get, b"/v1/not/in/the/table").price(), Price::Free);
+    }
+
+    #[test]
+    fn no_two_rows_are_the_same_operation() {
+        let shape = |operation: &Operation| {
+            let segments: Vec<&str> = operation
+                .pattern
+                .split('/')
+                .map(|segment| if is_parameter(segment) { "{}" } else { segment })
+                .collect();
+            format!("{:?} {}", operation.method, segments.join("/"))
+        };
+        let mut seen: Vec<String> = Catalog::of("stripe").unwrap().operations().iter().map(shape).collect();
+        let rows = seen.len();
+        seen.sort();
+        seen.dedup();
+        assert_eq!(seen.len(), rows);
+    }
+}

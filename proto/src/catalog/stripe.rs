@@ -1,0 +1,153 @@
+//! Stripe's table. Prices follow VENDORS.md 2.1; paths are those of Stripe's OpenAPI document.
+
+use super::{AmountRule, Catalog, Declined, Operation, Price};
+use crate::http1::Method::{self, Delete, Get, Post};
+
+/// A charge or a transfer: a decline moves nothing.
+const AMOUNT: Price = Price::AmountInRequest(AmountRule {
+    moved_nothing: &["failed", "canceled"],
+    declined: Declined::Nothing,
+    amount_optional: false,
+});
+
+/// A payment intent counts at creation: its client secret can confirm it outside keybrake.
+const INTENT: Price = Price::AmountInRequest(AmountRule {
+    moved_nothing: &["canceled"],
+    declined: Declined::StaysConfirmable,
+    amount_optional: false,
+});
+
+/// A refund or a transfer without an amount means all that is left, which only the vendor knows.
+const AMOUNT_OR_REST: Price = Price::AmountInRequest(AmountRule {
+    moved_nothing: &["failed", "canceled"],
+    declined: Declined::Nothing,
+    amount_optional: true,
+});
+
+const UNMODELLED: Price =
+    Price::Unpriced("its amount is not in the request and keybrake does not look it up");
+
+const fn row(method: Method, pattern: &'static str, price: Price) -> Operation {
+    Operation { method, pattern, price, escalates: false }
+}
+
+/// Hands out a credential or widens rights (VENDORS.md section 5).
+const fn escalating(method: Method, pattern: &'static str) -> Operation {
+    Operation { method, pattern, price: Price::Free, escalates: true }
+}
+
+pub(super) fn catalog() -> Catalog {
+    Catalog::new("stripe", REQUEST_FIELDS, "request-id", OPERATIONS)
+}
+
+/// `Stripe-Account` and `Stripe-Context` are absent on purpose: they switch the account (THREATS.md A4).
+const REQUEST_FIELDS: &[&str] = &[
+    "accept",
+    "accept-language",
+    "content-type",
+    "stripe-version",
+    "user-agent",
+    "x-stripe-client-telemetry",
+    "x-stripe-client-user-agent",
+];
+
+const OPERATIONS: &[Operation] = &[
+    row(Get, "/v1/account", Price::Free),
+    row(Get, "/v1/balance", Price::Free),
+    row(Get, "/v1/balance_transactions", Price::Free),
+    row(Get, "/v1/balance_transactions/{id}", Price::Free),
+    // Charges.
+    row(Get, "/v1/charges", Price::Free),
+    row(Get, "/v1/charges/search", Price::Free),
+    row(Get, "/v1/charges/{charge}", Price::Free),
+    row(Post, "/v1/charges", AMOUNT),
+    row(Post, "/v1/charges/{charge}", Price::Free),
+    row(Post, "/v1/charges/{charge}/capture", UNMODELLED),
+    row(Post, "/v1/charges/{charge}/refund", AMOUNT_OR_REST),
+    row(Get, "/v1/charges/{charge}/refunds", Price::Free),
+    row(Post, "/v1/charges/{charge}/refunds", AMOUNT_OR_REST),
+    row(Get, "/v1/charges/{charge}/refunds/{refund}", Price::Free),
+    // Payment intents.
+    row(Get, "/v1/payment_intents", Price::Free),
+    row(Get, "/v1/payment_intents/search", Price::Free),
+    row(Get, "/v1/payment_intents/{intent}", Price::Free),
+    row(Post, "/v1/payment_intents", INTENT),
+    row(Post, "/v1/payment_intents/{intent}", UNMODELLED),
+    row(Post, "/v1/payment_intents/{intent}/apply_customer_balance", UNMODELLED),
+    row(Post, "/v1/payment_intents/{intent}/cancel", Price::Free),
+    row(Post, "/v1/payment_intents/{intent}/capture", UNMODELLED),
+    row(Post, "/v1/payment_intents/{intent}/confirm", UNMODELLED),
+    row(Post, "/v1/payment_intents/{intent}/increment_authorization", UNMODELLED),
+    // Money going out.
+    row(Get, "/v1/refunds", Price::Free),
+    row(Get, "/v1/refunds/{refund}", Price::Free),
+    row(Post, "/v1/refunds", AMOUNT_OR_REST),
+    row(Post, "/v1/refunds/{refund}", Price::Free),
+    row(Post, "/v1/refunds/{refund}/cancel", Price::Free),
+    row(Get, "/v1/payouts", Price::Free),
+    row(Get, "/v1/payouts/{payout}", Price::Free),
+    row(Post, "/v1/payouts", AMOUNT),
+    row(Post, "/v1/payouts/{payout}", Price::Free),
+    row(Post, "/v1/payouts/{payout}/cancel", Price::Free),
+    row(Post, "/v1/payouts/{payout}/reverse", Price::Free),
+    row(Get, "/v1/topups", Price::Free),
+    row(Get, "/v1/topups/{topup}", Price::Free),
+    row(Post, "/v1/topups", AMOUNT),
+    row(Post, "/v1/topups/{topup}", Price::Free),
+    row(Post, "/v1/topups/{topup}/cancel", Price::Free),
+    row(Get, "/v1/transfers", Price::Free),
+    row(Get, "/v1/transfers/{transfer}", Price::Free),
+    row(Post, "/v1/transfers", AMOUNT_OR_REST),
+    row(Post, "/v1/transfers/{transfer}", Price::Free),
+    row(Post, "/v1/transfers/{transfer}/reversals", UNMODELLED),
+    // Customers and what can be sold to them: no money by themselves.
+    row(Get, "/v1/customers", Price::Free),
+    row(Get, "/v1/customers/search", Price::Free),
+    row(Get, "/v1/customers/{customer}", Price::Free),
+    row(Post, "/v1/customers", Price::Free),
+    row(Post, "/v1/customers/{customer}", Price::Free),
+    row(Delete, "/v1/customers/{customer}", Price::Free),
+    row(Get, "/v1/customers/{customer}/payment_methods", Price::Free),
+    row(Get, "/v1/payment_methods", Price::Free),
+    row(Get, "/v1/payment_methods/{method}", Price::Free),
+    row(Post, "/v1/payment_methods", Price::Free),
+    row(Post, "/v1/payment_methods/{method}", Price::Free),
+    row(Post, "/v1/payment_methods/{method}/attach", Price::Free),
+    row(Post, "/v1/payment_methods/{method}/detach", Price::Free),
+    row(Get, "/v1/prices", Price::Free),
+    row(Get, "/v1/prices/search", Price::Free),
+    row(Get, "/v1/prices/{price}", Price::Free),
+    row(Post, "/v1/prices", Price::Free),
+    row(Post, "/v1/prices/{price}", Price::Free),
+    row(Get, "/v1/products", Price::Free),
+    row(Get, "/v1/products/search", Price::Free),
+    row(Get, "/v1/products/{product}", Price::Free),
+    row(Post, "/v1/products", Price::Free),
+    row(Post, "/v1/products/{product}", Price::Free),
+    row(Delete, "/v1/products/{product}", Price::Free),
+    row(Get, "/v1/setup_intents", Price::Free),
+    row(Get, "/v1/setup_intents/{intent}", Price::Free),
+    row(Post, "/v1/setup_intents", Price::Free),
+    row(Post, "/v1/setup_intents/{intent}", Price::Free),
+    row(Post, "/v1/setup_intents/{intent}/cancel", Price::Free),
+    row(Post, "/v1/setup_intents/{intent}/confirm", Price::Free),
+    // Literal operations beside a parameter that `*` must not match.
+    row(Get, "/v1/invoices/search", Price::Free),
+    row(Get, "/v1/invoices/upcoming", Price::Free),
+    row(Get, "/v1/invoices/{invoice}", Price::Free),
+    row(Get, "/v1/subscriptions/search", Price::Free),
+    row(Get, "/v1/subscriptions/{subscription}", Price::Free),
+    // Credentials and rights.
+    escalating(Post, "/v1/account_links"),
+    escalating(Post, "/v1/account_sessions"),
+    escalating(Post, "/v1/accounts"),
+    escalating(Post, "/v1/accounts/{account}"),
+    escalating(Post, "/v1/apps/secrets"),
+    escalating(Get, "/v1/apps/secrets/find"),
+    escalating(Post, "/v1/customer_sessions"),
+    escalating(Post, "/v1/ephemeral_keys"),
+    escalating(Post, "/v1/terminal/connection_tokens"),
+    escalating(Post, "/v1/tokens"),
+    escalating(Post, "/v1/webhook_endpoints"),
+    escalating(Post, "/v1/webhook_endpoints/{endpoint}"),
+];

@@ -1,0 +1,301 @@
+//! The one configuration file, as all processes read it.
+//!
+//! Parsing is pure: the caller reads the file and the environment. A [`Config`] that exists is
+//! possible; whether its addresses are free and its directories writable shows when they are used.
+
+mod check;
+mod overrides;
+
+use std::fmt;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+
+use serde::{Deserialize, Serialize};
+
+/// The whole file.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Config {
+    /// Towards agents.
+    #[serde(default)]
+    pub proxy: Proxy,
+    /// Towards operators.
+    #[serde(default)]
+    pub admin: Admin,
+    /// Where state lives.
+    #[serde(default)]
+    pub data: Data,
+    /// What survives what.
+    #[serde(default)]
+    pub durability: Durability,
+    /// The vendors, at least one.
+    #[serde(default, rename = "vendor")]
+    pub vendors: Vec<Vendor>,
+}
+
+/// `[proxy]`: towards agents.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Proxy {
+    /// Where agents connect.
+    pub listen: SocketAddr,
+    /// Worker threads; 0 is one per core.
+    pub workers: usize,
+    /// How workers talk to the kernel.
+    pub driver: Driver,
+    /// The most connections from agents, over all workers.
+    pub connections_max: usize,
+    /// The longest request body, in bytes.
+    pub body_bytes_max: u64,
+    /// The longest a request's head may take to arrive, in seconds.
+    pub head_timeout_s: u64,
+    /// The longest a request's body may take to arrive, in seconds.
+    pub body_timeout_s: u64,
+    /// The longest an agent may take to read a reply, in seconds.
+    pub write_timeout_s: u64,
+    /// How long an idle connection is kept, in seconds.
+    pub idle_timeout_s: u64,
+    /// How long running exchanges may take to finish when the process stops, in seconds.
+    pub drain_timeout_s: u64,
+}
+
+impl Default for Proxy {
+    fn default() -> Proxy {
+        Proxy {
+            listen: SocketAddr::from(([127, 0, 0, 1], 8080)),
+            workers: 0,
+            driver: Driver::Auto,
+            connections_max: 20_000,
+            body_bytes_max: 1024 * 1024,
+            head_timeout_s: 10,
+            body_timeout_s: 30,
+            write_timeout_s: 30,
+            idle_timeout_s: 60,
+            drain_timeout_s: 30,
+        }
+    }
+}
+
+/// How workers talk to the kernel.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Driver {
+    /// io_uring where the kernel allows it, else epoll.
+    #[serde(rename = "auto")]
+    Auto,
+    /// io_uring, or an error.
+    #[serde(rename = "io_uring")]
+    IoUring,
+    /// epoll.
+    #[serde(rename = "epoll")]
+    Epoll,
+}
+
+impl Driver {
+    /// As written in the file.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Driver::Auto => "auto",
+            Driver::IoUring => "io_uring",
+            Driver::Epoll => "epoll",
+        }
+    }
+}
+
+/// `[admin]`: towards operators.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Admin {
+    /// Where operators connect.
+    pub listen: SocketAddr,
+}
+
+impl Default for Admin {
+    fn default() -> Admin {
+        Admin { listen: SocketAddr::from(([127, 0, 0, 1], 8081)) }
+    }
+}
+
+/// `[data]`: where state lives.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Data {
+    /// RocksDB, journals and the control socket.
+    pub dir: PathBuf,
+    /// The key that seals credentials; made at the first start. Absent: `master.key` in `dir`.
+    pub master_key_file: Option<PathBuf>,
+}
+
+impl Default for Data {
+    fn default() -> Data {
+        Data { dir: PathBuf::from("./data"), master_key_file: None }
+    }
+}
+
+impl Data {
+    /// Where the master key is.
+    pub fn master_key_file(&self) -> PathBuf {
+        self.master_key_file.clone().unwrap_or_else(|| self.dir.join("master.key"))
+    }
+
+    /// Where the control socket is.
+    pub fn control_socket(&self) -> PathBuf {
+        self.dir.join(crate::control::SOCKET_NAME)
+    }
+
+    /// Where RocksDB is.
+    pub fn store_dir(&self) -> PathBuf {
+        self.dir.join("store")
+    }
+
+    /// Where the admin token made at the first start is.
+    pub fn admin_token_file(&self) -> PathBuf {
+        self.dir.join("admin.token")
+    }
+}
+
+/// `[durability]`: what survives what.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, Default)]
+#[serde(deny_unknown_fields, default)]
+pub struct Durability {
+    /// For requests with a quote above zero.
+    pub money: Money,
+}
+
+/// How durable money is before a request is sent.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, Default)]
+#[serde(rename_all = "lowercase")]
+pub enum Money {
+    /// On disk.
+    #[default]
+    Fsync,
+    /// In the kernel: it survives the process, not the machine.
+    Process,
+}
+
+/// `[[vendor]]`: an API that is paid.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Vendor {
+    /// Which table of the catalog.
+    pub name: String,
+    /// Scheme, host and port; no path.
+    pub base_url: String,
+    /// The environment variable that holds the credential at the first start.
+    #[serde(default)]
+    pub credential_env: Option<String>,
+    /// The file that holds the credential at the first start.
+    #[serde(default)]
+    pub credential_file: Option<PathBuf>,
+    /// Trust only the certificate authorities in this PEM file.
+    #[serde(default)]
+    pub ca_file: Option<PathBuf>,
+    /// Allow `http://`, to a stand-in on a loopback address only.
+    #[serde(default)]
+    pub allow_plain_http: bool,
+    /// Allow `base_url` to resolve to a loopback, link-local or private address.
+    #[serde(default)]
+    pub allow_private_address: bool,
+    /// The longest a whole exchange with the vendor may take, in seconds.
+    #[serde(default = "default_timeout_s")]
+    pub timeout_s: u64,
+    /// The longest a connection to the vendor may take to open, in seconds.
+    #[serde(default = "default_connect_timeout_s")]
+    pub connect_timeout_s: u64,
+    /// The most idle connections each worker keeps.
+    #[serde(default = "default_idle_connections_max")]
+    pub idle_connections_max: usize,
+}
+
+const fn default_timeout_s() -> u64 {
+    60
+}
+
+const fn default_connect_timeout_s() -> u64 {
+    5
+}
+
+const fn default_idle_connections_max() -> usize {
+    256
+}
+
+/// A vendor's `base_url`, taken apart.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Origin {
+    /// TLS or plain.
+    pub tls: bool,
+    /// A DNS name or an IP address, without brackets.
+    pub host: String,
+    /// The port.
+    pub port: u16,
+}
+
+impl Origin {
+    /// What stands in `Host`.
+    pub fn authority(&self) -> String {
+        let host = if self.host.contains(':') { format!("[{}]", self.host) } else { self.host.clone() };
+        match (self.tls, self.port) {
+            (true, 443) | (false, 80) => host,
+            (_, port) => format!("{host}:{port}"),
+        }
+    }
+}
+
+impl Vendor {
+    /// The origin of `base_url`, which [`Config::parse`] has checked.
+    pub fn origin(&self) -> Result<Origin, ConfigError> {
+        check::origin(&self.base_url).map_err(|problem| ConfigError::value("vendor.base_url", problem))
+    }
+}
+
+/// Why a configuration cannot be used.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum ConfigError {
+    /// Not TOML, or not these keys and types; the text names the place.
+    Syntax(String),
+    /// A value that cannot be.
+    Value {
+        /// The key, such as `proxy.workers`.
+        key: String,
+        /// What is wrong and what to write.
+        problem: String,
+    },
+}
+
+impl ConfigError {
+    fn value(key: impl Into<String>, problem: impl Into<String>) -> ConfigError {
+        ConfigError::Value { key: key.into(), problem: problem.into() }
+    }
+}
+
+impl fmt::Display for ConfigError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            ConfigError::Syntax(text) => f.write_str(text.trim_end()),
+            ConfigError::Value { key, problem } => write!(f, "{key}: {problem}"),
+        }
+    }
+}
+
+impl std::error::Error for ConfigError {}
+
+impl Config {
+    /// Parses the file's text and applies `KEYBRAKE_<SECTION>__<KEY>` of `environment` over it.
+    pub fn parse(
+        text: &str,
+        environment: impl Iterator<Item = (String, String)>,
+    ) -> Result<Config, ConfigError> {
+        // Read as written first: only then do errors name lines.
+        let written: Config = toml::from_str(text).map_err(|error| ConfigError::Syntax(error.to_string()))?;
+        let config = overrides::apply(written, text, environment)?;
+        check::check(&config)?;
+        Ok(config)
+    }
+
+    /// The names of the configured vendors.
+    pub fn vendor_names(&self) -> Vec<String> {
+        self.vendors.iter().map(|vendor| vendor.name.clone()).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests;

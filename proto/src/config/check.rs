@@ -1,0 +1,145 @@
+//! Values that cannot be, found before anything binds.
+
+use std::net::IpAddr;
+
+use super::{Config, ConfigError, Origin, Vendor};
+use crate::catalog::Catalog;
+
+/// `sun_path` holds 108 bytes, the last one a zero (unix(7)).
+const SOCKET_PATH_BYTES_MAX: usize = 107;
+
+const WORKERS_MAX: usize = 256;
+
+pub(super) fn check(config: &Config) -> Result<(), ConfigError> {
+    let refuse = |key: &str, problem: String| Err(ConfigError::value(key, problem));
+    let proxy = &config.proxy;
+    if proxy.workers > WORKERS_MAX {
+        return refuse("proxy.workers", format!("must be at most {WORKERS_MAX}; 0 is one per core"));
+    }
+    let in_range = |key: &str, value: u64, least: u64, most: u64, unit: &str| {
+        if (least..=most).contains(&value) {
+            return Ok(());
+        }
+        refuse(key, format!("must be between {least} and {most} {unit}, not {value}"))
+    };
+    in_range("proxy.body_bytes_max", proxy.body_bytes_max, 1024, 64 * 1024 * 1024, "bytes")?;
+    in_range(
+        "proxy.connections_max",
+        u64::try_from(proxy.connections_max).unwrap_or(u64::MAX),
+        1,
+        1_000_000,
+        "connections",
+    )?;
+    for (key, value) in [
+        ("proxy.head_timeout_s", proxy.head_timeout_s),
+        ("proxy.body_timeout_s", proxy.body_timeout_s),
+        ("proxy.write_timeout_s", proxy.write_timeout_s),
+        ("proxy.idle_timeout_s", proxy.idle_timeout_s),
+        ("proxy.drain_timeout_s", proxy.drain_timeout_s),
+    ] {
+        in_range(key, value, 1, 3600, "seconds")?;
+    }
+    if proxy.listen == config.admin.listen && proxy.listen.port() != 0 {
+        return refuse("admin.listen", "must differ from proxy.listen".to_owned());
+    }
+    if config.data.dir.as_os_str().is_empty() {
+        return refuse("data.dir", "must name a directory".to_owned());
+    }
+    let socket = config.data.control_socket();
+    if socket.as_os_str().len() > SOCKET_PATH_BYTES_MAX {
+        let problem = format!(
+            "{} is too long for a socket, which allows {SOCKET_PATH_BYTES_MAX} bytes",
+            socket.display()
+        );
+        return refuse("data.dir", problem);
+    }
+    if config.vendors.is_empty() {
+        return refuse("vendor", "name at least one vendor in a [[vendor]] section".to_owned());
+    }
+    for (at, one) in config.vendors.iter().enumerate() {
+        vendor(one, &format!("vendor[{at}]"))?;
+        if config.vendors.iter().take(at).any(|other| other.name == one.name) {
+            return refuse(&format!("vendor[{at}].name"), format!("`{}` is there twice", one.name));
+        }
+    }
+    Ok(())
+}
+
+fn vendor(vendor: &Vendor, key: &str) -> Result<(), ConfigError> {
+    let refuse = |field: &str, problem: &str| Err(ConfigError::value(format!("{key}.{field}"), problem));
+    if Catalog::of(&vendor.name).is_none() {
+        let problem =
+            format!("`{}` is not in this version's catalog, which knows: {}", vendor.name, Catalog::KNOWN);
+        return refuse("name", &problem);
+    }
+    let origin = match origin(&vendor.base_url) {
+        Ok(origin) => origin,
+        Err(problem) => return refuse("base_url", problem),
+    };
+    if !origin.tls {
+        if !vendor.allow_plain_http {
+            return refuse(
+                "base_url",
+                "must be https; for a stand-in on loopback set allow_plain_http = true",
+            );
+        }
+        if !is_loopback(&origin.host) {
+            return refuse("base_url", "may be plain http only to a loopback address such as 127.0.0.1");
+        }
+        if vendor.ca_file.is_some() {
+            return refuse("ca_file", "has no meaning without https");
+        }
+    }
+    for (field, value) in [("timeout_s", vendor.timeout_s), ("connect_timeout_s", vendor.connect_timeout_s)] {
+        if !(1..=600).contains(&value) {
+            return refuse(field, "must be between 1 and 600 seconds");
+        }
+    }
+    if vendor.credential_env.is_some() && vendor.credential_file.is_some() {
+        return refuse("credential_file", "give either credential_file or credential_env");
+    }
+    Ok(())
+}
+
+fn is_loopback(host: &str) -> bool {
+    host == "localhost" || host.parse::<IpAddr>().is_ok_and(|address| address.is_loopback())
+}
+
+/// Takes `https://host[:port]` apart. Nothing else is an origin: no user, path, query or fragment
+/// (THREATS.md E3).
+pub(super) fn origin(url: &str) -> Result<Origin, &'static str> {
+    const SHAPE: &str = "must be https://host or https://host:port, without a path";
+    let (tls, rest) = match url.split_once("://") {
+        Some(("https", rest)) => (true, rest),
+        Some(("http", rest)) => (false, rest),
+        Some(_) | None => return Err(SHAPE),
+    };
+    let authority = rest.strip_suffix('/').unwrap_or(rest);
+    let (host, port) = match authority.strip_prefix('[') {
+        Some(bracketed) => {
+            let (host, port) = bracketed.split_once(']').ok_or(SHAPE)?;
+            host.parse::<std::net::Ipv6Addr>().map_err(|_| SHAPE)?;
+            (host, port.strip_prefix(':'))
+        }
+        None => authority.split_once(':').map_or((authority, None), |(host, port)| (host, Some(port))),
+    };
+    let is_name = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'.' || byte == b'-' || byte == b'_';
+    let is_host = !host.is_empty() && host.len() <= 253 && host.bytes().all(is_name);
+    if !is_host && host.parse::<std::net::Ipv6Addr>().is_err() {
+        return Err(SHAPE);
+    }
+    let port = match port {
+        None => {
+            if tls {
+                443
+            } else {
+                80
+            }
+        }
+        Some(text) if text.bytes().all(|byte| byte.is_ascii_digit()) => {
+            text.parse().ok().filter(|port| *port != 0).ok_or("has an impossible port")?
+        }
+        Some(_) => return Err(SHAPE),
+    };
+    Ok(Origin { tls, host: host.to_ascii_lowercase(), port })
+}

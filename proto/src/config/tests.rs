@@ -1,0 +1,92 @@
+//! The configuration, as operators get it wrong.
+
+use super::*;
+
+const VENDOR: &str = "[[vendor]]\nname = \"stripe\"\nbase_url = \"https://api.stripe.com\"\n";
+
+fn parse(text: &str, environment: &[(&str, &str)]) -> Result<Config, String> {
+    let environment = environment.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned()));
+    Config::parse(text, environment).map_err(|error| error.to_string())
+}
+
+/// Checks that `text` behind a vendor is refused with all of `words`.
+fn refused(text: &str, words: &[&str]) {
+    let error = parse(&format!("{text}\n{VENDOR}"), &[]).unwrap_err();
+    for word in words {
+        assert!(error.contains(word), "`{word}` is missing in: {error}");
+    }
+}
+
+#[test]
+fn a_vendor_is_enough() {
+    let config = parse(VENDOR, &[]).unwrap();
+    assert_eq!(config.proxy, Proxy::default());
+    assert_eq!(config.data.control_socket(), PathBuf::from("./data/control.sock"));
+    assert_eq!(config.data.master_key_file(), PathBuf::from("./data/master.key"));
+    assert_eq!(config.durability.money, Money::Fsync);
+    assert_eq!(config.vendors[0].origin().unwrap().authority(), "api.stripe.com");
+}
+
+#[test]
+fn unknown_keys_and_impossible_values_are_named() {
+    refused("[proxy]\nlisten_on = \"127.0.0.1:1\"", &["listen_on", "line 2"]);
+    refused("[proxi]\nlisten = \"127.0.0.1:1\"", &["proxi"]);
+    refused("[proxy]\nlisten = \"localhost\"", &["listen", "line 2"]);
+    refused("[proxy]\ndriver = \"kqueue\"", &["kqueue", "io_uring"]);
+    refused("[proxy]\nworkers = 1000", &["proxy.workers", "at most 256"]);
+    refused("[proxy]\nworkers = -1", &["workers", "line 2"]);
+    refused("[proxy]\nidle_timeout_s = 0", &["proxy.idle_timeout_s", "between 1 and 3600"]);
+    refused("[admin]\nlisten = \"127.0.0.1:8080\"", &["admin.listen", "differ"]);
+    refused("[data]\ndir = \"\"", &["data.dir"]);
+    refused("[durability]\nmoney = \"maybe\"", &["maybe", "fsync"]);
+    refused(VENDOR, &["vendor[1].name", "twice"]);
+    assert!(parse("", &[]).unwrap_err().contains("at least one vendor"));
+    let long = format!("[data]\ndir = \"/{}\"", "x".repeat(120));
+    refused(&long, &["data.dir", "too long for a socket"]);
+}
+
+#[test]
+fn e3_a_base_url_is_an_origin_and_nothing_more() {
+    let check = |url: &str, extra: &str| {
+        parse(&format!("[[vendor]]\nname = \"stripe\"\nbase_url = \"{url}\"\n{extra}"), &[])
+    };
+    for url in [
+        "ftp://x",
+        "api.stripe.com",
+        "https://",
+        "https://user@host",
+        "https://host/path",
+        "https://host?x",
+        "https://host#x",
+        "https://ho st",
+        "https://host:0",
+        "https://host:99999",
+        "https://host:x",
+        "https://[::1",
+        "http://api.stripe.com",
+    ] {
+        assert!(check(url, "").unwrap_err().contains("vendor[0].base_url"), "{url}");
+    }
+    assert!(check("http://10.0.0.1", "allow_plain_http = true").unwrap_err().contains("loopback"));
+    assert!(check("http://127.0.0.1:8420", "allow_plain_http = true").is_ok());
+    assert!(check("http://[::1]:8420", "allow_plain_http = true").is_ok());
+    assert!(check("https://api.stripe.com/", "").is_ok());
+    assert!(check("https://x", "timeout_s = 0").unwrap_err().contains("vendor[0].timeout_s"));
+}
+
+#[test]
+fn the_environment_overrides_the_file() {
+    let environment = [
+        ("KEYBRAKE_PROXY__LISTEN", "127.0.0.1:9999"),
+        ("KEYBRAKE_PROXY__WORKERS", "3"),
+        ("KEYBRAKE_DATA__DIR", "/tmp/kb"),
+        ("KEYBRAKE_ADMIN_TOKEN", "not an override"),
+        ("HOME", "/"),
+    ];
+    let config = parse(VENDOR, &environment).unwrap();
+    assert_eq!(config.proxy.listen.port(), 9999);
+    assert_eq!(config.proxy.workers, 3);
+    assert_eq!(config.data.dir, PathBuf::from("/tmp/kb"));
+    assert!(parse(VENDOR, &[("KEYBRAKE_PROXY__LISTN", "x")]).unwrap_err().contains("listn"));
+    assert!(parse(VENDOR, &[("KEYBRAKE_VENDOR__NAME", "x")]).unwrap_err().contains("use the file"));
+}

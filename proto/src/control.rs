@@ -1,0 +1,288 @@
+//! What the admin process and the dataplane say to each other over the control socket.
+//!
+//! A frame is `length u32`, little-endian, and that many bytes of JSON. A connection carries
+//! requests one after the other, each answered before the next is read. The socket file's mode is
+//! the authentication: whoever may open it is the operator.
+
+use std::fmt;
+
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+
+use crate::key::KeyId;
+use crate::money::{Micros, usd};
+use crate::policy::{KeySpec, Rule};
+use crate::time::UnixMicros;
+
+/// The longest frame, in bytes.
+pub const FRAME_BYTES_MAX: usize = 4 * 1024 * 1024;
+
+/// The bytes in front of each frame.
+pub const FRAME_HEADER_BYTES: usize = 4;
+
+/// The most keys one [`Request::ListKeys`] answers.
+pub const LIST_KEYS_MAX: usize = 1000;
+
+/// The file name of the socket, in `data.dir`.
+pub const SOCKET_NAME: &str = "control.sock";
+
+/// What the admin process asks for.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", tag = "request", content = "body")]
+pub enum Request {
+    /// How the dataplane is; answered by [`Reply::Status`].
+    Status,
+    /// Makes a key; answered by [`Reply::Issued`] once it is durable and every shard knows it.
+    IssueKey(Box<KeySpec>),
+    /// The keys behind `after`, oldest first; answered by [`Reply::Keys`].
+    ListKeys {
+        /// The last key of the page before; `None` for the first page.
+        after: Option<KeyId>,
+        /// At most [`LIST_KEYS_MAX`].
+        limit: usize,
+    },
+    /// One key; answered by [`Reply::Key`].
+    ShowKey(KeyId),
+    /// The key an agent holds, found by its text; answered by [`Reply::Key`].
+    SelfKey {
+        /// The vault key.
+        vault_key: String,
+    },
+    /// Revokes a key; answered by [`Reply::Revoked`] once it is durable and every shard has acknowledged.
+    RevokeKey(KeyId),
+}
+
+/// What the dataplane answers.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", tag = "reply", content = "body")]
+pub enum Reply {
+    /// To [`Request::Status`].
+    Status(Box<Status>),
+    /// To [`Request::IssueKey`].
+    Issued {
+        /// The vault key: shown here and never again.
+        vault_key: String,
+        /// The key as listed.
+        key: Box<KeyView>,
+    },
+    /// To [`Request::ListKeys`].
+    Keys {
+        /// One page.
+        keys: Vec<KeyView>,
+        /// Whether there are more behind it.
+        more: bool,
+    },
+    /// To [`Request::ShowKey`] and [`Request::SelfKey`].
+    Key(Box<KeyView>),
+    /// To [`Request::RevokeKey`].
+    Revoked(Revoked),
+    /// The request was understood and refused.
+    Refused(Refused),
+}
+
+/// How a revoke went.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Revoked {
+    /// The key.
+    pub id: KeyId,
+    /// When it was closed; of a key revoked before, that earlier instant.
+    pub revoked_at: UnixMicros,
+    /// Every shard has acknowledged. `false`: closed, and a shard did not answer in time.
+    pub acknowledged: bool,
+    /// It is on disk. `false`: closed, and the disk did not answer in time.
+    pub durable: bool,
+    /// From the frame's arrival until nothing was admitted any more, in microseconds.
+    pub closed_us: u64,
+    /// From the frame's arrival until the last shard's acknowledgement, in microseconds.
+    pub acknowledged_us: u64,
+    /// Exchanges of the key that were already at a vendor; they finish and are settled.
+    pub at_vendor: u64,
+}
+
+/// A refused request, in the words of an HTTP answer.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Refused {
+    /// The HTTP status that fits.
+    pub status: u16,
+    /// A stable code.
+    pub code: String,
+    /// The field of the request that is wrong, where one is.
+    pub field: Option<String>,
+    /// What is wrong and what to do.
+    pub message: String,
+}
+
+/// A key as operators see it. Times are RFC 3339, amounts USD.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct KeyView {
+    /// The public id.
+    pub id: KeyId,
+    /// `active`, `expired` or `revoked`.
+    pub status: KeyStatus,
+    /// The vendor.
+    pub vendor: String,
+    /// A name for people.
+    pub label: Option<String>,
+    /// The run it was made for.
+    pub agent_run_label: Option<String>,
+    /// What it may call.
+    pub allowed_endpoints: Vec<Rule>,
+    /// The most per UTC day.
+    #[serde(with = "usd::option")]
+    pub daily_usd_cap: Option<Micros>,
+    /// Settled + held + in doubt today.
+    #[serde(with = "usd")]
+    pub committed_usd: Micros,
+    /// The part of it whose outcome is not known yet.
+    #[serde(with = "usd")]
+    pub held_usd: Micros,
+    /// What is left of the cap today.
+    #[serde(with = "usd::option")]
+    pub remaining_usd: Option<Micros>,
+    /// When the daily window resets.
+    pub resets_at: String,
+    /// When it was made.
+    pub created_at: String,
+    /// When it expires.
+    pub expires_at: Option<String>,
+    /// When it was revoked.
+    pub revoked_at: Option<String>,
+    /// The texts of its audit rows.
+    pub metadata: std::collections::BTreeMap<String, String>,
+}
+
+/// Whether a key admits anything.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum KeyStatus {
+    /// It does.
+    Active,
+    /// Its time is over.
+    Expired,
+    /// It was revoked.
+    Revoked,
+}
+
+/// How the dataplane is.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Status {
+    /// Its version.
+    pub version: String,
+    /// The process id.
+    pub pid: u32,
+    /// Seconds since it started.
+    pub uptime_s: u64,
+    /// It admits requests: storage writes, and it is not stopping.
+    pub ready: bool,
+    /// Where agents reach it.
+    pub proxy_listen: String,
+    /// `io_uring` or `epoll`.
+    pub driver: String,
+    /// Worker threads.
+    pub workers: usize,
+    /// The configured vendors.
+    pub vendors: Vec<String>,
+    /// Keys, revoked and expired ones included.
+    pub keys: usize,
+    /// Counters by name, as in `/metrics`.
+    pub counters: Vec<Counter>,
+}
+
+/// One number of `/metrics`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Counter {
+    /// The metric's name, such as `keybrake_exchanges_total`.
+    pub name: String,
+    /// What it counts.
+    pub help: String,
+    /// `counter` or `gauge`.
+    pub kind: String,
+    /// Its one label and that label's value, where it has one.
+    pub label: Option<(String, String)>,
+    /// Its value.
+    pub value: u64,
+}
+
+/// Bytes that are not a frame.
+#[derive(Debug)]
+pub enum FrameError {
+    /// Longer than [`FRAME_BYTES_MAX`].
+    TooLong(usize),
+    /// Not the JSON of the expected message; the versions of the two processes may differ.
+    Malformed(serde_json::Error),
+}
+
+impl fmt::Display for FrameError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            FrameError::TooLong(bytes) => {
+                write!(f, "a control frame of {bytes} bytes; at most {FRAME_BYTES_MAX} are allowed")
+            }
+            FrameError::Malformed(error) => {
+                write!(f, "a control frame that cannot be read ({error}); are both processes of one version?")
+            }
+        }
+    }
+}
+
+impl std::error::Error for FrameError {}
+
+/// The bytes of a frame.
+pub fn encode(message: &impl Serialize) -> Result<Vec<u8>, FrameError> {
+    let mut bytes = vec![0; FRAME_HEADER_BYTES];
+    serde_json::to_writer(&mut bytes, message).map_err(FrameError::Malformed)?;
+    let length = bytes.len().saturating_sub(FRAME_HEADER_BYTES);
+    let header = u32::try_from(length).ok().filter(|_| length <= FRAME_BYTES_MAX);
+    let header = header.ok_or(FrameError::TooLong(length))?;
+    if let Some(at) = bytes.first_chunk_mut() {
+        *at = header.to_le_bytes();
+    }
+    Ok(bytes)
+}
+
+/// The length of the body behind this header.
+pub fn body_bytes(header: [u8; FRAME_HEADER_BYTES]) -> Result<usize, FrameError> {
+    let length = usize::try_from(u32::from_le_bytes(header)).unwrap_or(usize::MAX);
+    if length > FRAME_BYTES_MAX { Err(FrameError::TooLong(length)) } else { Ok(length) }
+}
+
+/// The message in a frame's body.
+pub fn decode<T: DeserializeOwned>(body: &[u8]) -> Result<T, FrameError> {
+    serde_json::from_slice(body).map_err(FrameError::Malformed)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn check<T: Serialize + DeserializeOwned + PartialEq + fmt::Debug>(message: &T) {
+        let frame = encode(message).unwrap();
+        let (header, body) = frame.split_first_chunk().unwrap();
+        assert_eq!(body_bytes(*header).unwrap(), body.len());
+        assert_eq!(&decode::<T>(body).unwrap(), message);
+    }
+
+    #[test]
+    fn messages_read_back_as_sent() {
+        let id = KeyId::from_bytes(b"0123456789abcdef").unwrap();
+        check(&Request::Status);
+        check(&Request::ListKeys { after: Some(id), limit: 10 });
+        check(&Request::IssueKey(Box::new(KeySpec {
+            vendor: "stripe".to_owned(),
+            daily_usd_cap: Some(Micros::MAX),
+            ..KeySpec::default()
+        })));
+        check(&Reply::Refused(Refused {
+            status: 404,
+            code: "no_such_key".to_owned(),
+            field: None,
+            message: "no such key".to_owned(),
+        }));
+    }
+
+    #[test]
+    fn a_frame_over_the_limit_is_refused_before_it_is_read() {
+        assert!(matches!(body_bytes([0xff; 4]), Err(FrameError::TooLong(_))));
+        assert!(matches!(decode::<Request>(b"{}"), Err(FrameError::Malformed(_))));
+    }
+}

@@ -1,0 +1,292 @@
+//! keybrake's own refusals: one place from decision to status, code and body.
+//!
+//! The body is one JSON object that all six official SDKs read right (VENDORS.md 1.5). Nothing an
+//! agent sent is echoed (THREATS.md S4).
+
+use std::borrow::Cow;
+use std::fmt;
+
+use serde::Serialize;
+
+use crate::money::Micros;
+use crate::time::{Day, UnixMicros};
+
+/// Why a request was not forwarded, or its reply not delivered. Status and `code` are public API:
+/// add a variant, never change one.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Deny {
+    /// The key is unknown, malformed, expired or revoked: agents must not learn which.
+    Unauthorized,
+    /// The key's policy does not list the endpoint.
+    Endpoint {
+        /// It mints credentials or widens rights, so a wildcard does not allow it.
+        escalates: bool,
+    },
+    /// The key is for another vendor, or no such vendor is configured.
+    Vendor,
+    /// No bound of the cost is known, and the key has a cap. The text says what is missing.
+    Unpriced(&'static str),
+    /// The amount is in a currency that has no rate.
+    Currency,
+    /// The quote does not fit. `left` is what would have, on `day`.
+    OverCap {
+        /// What the call would cost at most.
+        quote: Micros,
+        /// Cap less committed.
+        left: Micros,
+        /// The cap.
+        cap: Micros,
+        /// The UTC day that is full.
+        day: Day,
+    },
+    /// The request can be read in more than one way, or not at all.
+    Malformed {
+        /// 400 to 505, from the rule that was broken.
+        status: u16,
+        /// What is wrong, in words of ours.
+        problem: Cow<'static, str>,
+    },
+    /// The path is none of keybrake's.
+    NotFound,
+    /// The audit cannot be written, so nothing is forwarded.
+    AuditUnavailable,
+    /// The process is stopping.
+    Draining,
+    /// More is running than the limits allow.
+    Overloaded,
+    /// The vendor could not be reached: nothing was sent.
+    VendorUnreachable,
+    /// The vendor's answer broke off or was not HTTP: it may have acted.
+    VendorBroken,
+    /// The vendor did not answer in time: it may have acted.
+    VendorTimeout,
+    /// The admin process does not answer.
+    AdminUnavailable,
+    /// The vendor's answer held its credential.
+    CredentialEchoed,
+}
+
+/// A refusal as it goes out.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Denial {
+    /// The HTTP status.
+    pub status: u16,
+    /// The stable code: in the body, in `Keybrake-Decision`, and in audit rows.
+    pub code: &'static str,
+    /// `Retry-After`, in seconds.
+    pub retry_after_s: Option<u64>,
+    /// What was refused, why, and until when.
+    pub message: String,
+    /// `Stripe-Should-Retry: false` is sent whatever the call.
+    pub never_retry: bool,
+}
+
+impl Deny {
+    /// The HTTP status.
+    pub fn status(&self) -> u16 {
+        match self {
+            Deny::Unauthorized => 401,
+            Deny::Endpoint { .. } | Deny::Vendor | Deny::Unpriced(_) | Deny::Currency => 403,
+            Deny::NotFound => 404,
+            Deny::OverCap { .. } => 429,
+            Deny::Malformed { status, .. } => *status,
+            Deny::VendorUnreachable | Deny::VendorBroken | Deny::CredentialEchoed => 502,
+            Deny::AuditUnavailable | Deny::Draining | Deny::Overloaded | Deny::AdminUnavailable => 503,
+            Deny::VendorTimeout => 504,
+        }
+    }
+
+    /// The stable code.
+    pub fn code(&self) -> &'static str {
+        match self {
+            Deny::Unauthorized => "invalid_vault_key",
+            Deny::Endpoint { .. } => "endpoint_not_allowed",
+            Deny::Vendor => "vendor_not_allowed",
+            Deny::Unpriced(_) => "unpriced",
+            Deny::Currency => "currency_not_allowed",
+            Deny::OverCap { .. } => "daily_cap_exceeded",
+            Deny::Malformed { .. } => "malformed_request",
+            Deny::NotFound => "not_found",
+            Deny::AuditUnavailable => "audit_unavailable",
+            Deny::Draining => "draining",
+            Deny::Overloaded => "overloaded",
+            Deny::VendorUnreachable => "vendor_unreachable",
+            Deny::VendorBroken => "vendor_broken",
+            Deny::VendorTimeout => "vendor_timeout",
+            Deny::AdminUnavailable => "admin_unavailable",
+            Deny::CredentialEchoed => "credential_echoed",
+        }
+    }
+
+    /// The refusal as it goes out at `now`. `allowed` lists the key's rules where one matched.
+    pub fn denial(&self, now: UnixMicros, allowed: &str) -> Denial {
+        let retry_after_s = match self {
+            Deny::OverCap { day, .. } => Some(now.seconds_until(day.end()).max(1)),
+            Deny::AuditUnavailable | Deny::Draining | Deny::Overloaded | Deny::AdminUnavailable => Some(1),
+            _ => None,
+        };
+        Denial {
+            status: self.status(),
+            code: self.code(),
+            retry_after_s,
+            message: Explained { deny: self, allowed }.to_string(),
+            // SETTLED Q25: false on 400-429. A 5xx with an Idempotency-Key may be retried: the vendor replays.
+            never_retry: (400..=429).contains(&self.status()),
+        }
+    }
+}
+
+struct Explained<'a> {
+    deny: &'a Deny,
+    allowed: &'a str,
+}
+
+impl fmt::Display for Explained<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.deny {
+            Deny::Unauthorized => f.write_str(
+                "keybrake: this vault key is not valid: it is unknown, expired or revoked. Ask the operator for a \
+                 new one.",
+            ),
+            Deny::Endpoint { escalates: false } => {
+                write!(f, "keybrake: this key may not call this endpoint. It may call: {}.", self.allowed)
+            }
+            Deny::Endpoint { escalates: true } => f.write_str(
+                "keybrake: this endpoint hands out credentials or rights, so only a rule that names it exactly, \
+                 without wildcards, allows it.",
+            ),
+            Deny::Vendor => f.write_str("keybrake: this key is for another vendor, or there is no such vendor here."),
+            Deny::Unpriced(why) => write!(f, "keybrake: this key has a spend cap, and this call cannot be priced: {why}."),
+            Deny::Currency => f.write_str(
+                "keybrake: this key has a spend cap in USD, and there is no rate for the currency of this call.",
+            ),
+            Deny::OverCap { quote, left, cap, day } => write!(
+                f,
+                "keybrake: daily cap reached: this call may cost ${quote}, ${left} of ${cap} is left today. The cap \
+                 resets {}.",
+                day.end()
+            ),
+            Deny::Malformed { problem, .. } => write!(f, "keybrake: malformed request: {problem}."),
+            Deny::NotFound => f.write_str(
+                "keybrake: nothing here. Agents call /<vendor>/<the vendor's own path>, such as /stripe/v1/charges.",
+            ),
+            Deny::AuditUnavailable => f.write_str(
+                "keybrake: the audit cannot be written, so nothing is forwarded. Nothing was sent to the vendor.",
+            ),
+            Deny::Draining => f.write_str("keybrake: stopping. Nothing was sent to the vendor; try again."),
+            Deny::Overloaded => f.write_str("keybrake: too busy. Nothing was sent to the vendor; try again."),
+            Deny::VendorUnreachable => {
+                f.write_str("keybrake: the vendor could not be reached. Nothing was sent; the amount is free again.")
+            }
+            Deny::VendorBroken => f.write_str(
+                "keybrake: the vendor's answer broke off or could not be read. The vendor may have acted, so the \
+                 amount stays counted.",
+            ),
+            Deny::VendorTimeout => f.write_str(
+                "keybrake: the vendor did not answer in time. It may have acted, so the amount stays counted.",
+            ),
+            Deny::AdminUnavailable => {
+                f.write_str("keybrake: the admin process does not answer; start it with `keybrake admin`.")
+            }
+            Deny::CredentialEchoed => f.write_str(
+                "keybrake: the vendor's answer held its credential and was withheld. The vendor may have acted.",
+            ),
+        }
+    }
+}
+
+impl Denial {
+    /// Writes the body that Stripe's, Twilio's and Resend's SDKs all read as a typed error.
+    pub fn write_body(&self, out: &mut Vec<u8>) {
+        let kind = if self.status == 429 { "rate_limit_error" } else { "invalid_request_error" };
+        let name = match self.status {
+            401 => "invalid_api_key",
+            403 => "restricted_api_key",
+            429 => "daily_quota_exceeded",
+            400..=428 => "validation_error",
+            _ => "application_error",
+        };
+        let body = Body {
+            error: ErrorBody { kind, code: self.code, message: &self.message },
+            status_code: self.status,
+            name,
+            message: &self.message,
+            status: self.status,
+            code: 20003,
+            more_info: "https://keybrake.dev/docs/denials",
+        };
+        // Writing to memory texts and numbers cannot fail; an empty body would still carry the status.
+        if serde_json::to_writer(&mut *out, &body).is_err() {
+            out.clear();
+        }
+    }
+}
+
+/// `error` is Stripe's shape, `statusCode`/`name`/`message` Resend's, `status`/`code`/`more_info` Twilio's.
+#[derive(Serialize)]
+struct Body<'a> {
+    error: ErrorBody<'a>,
+    #[serde(rename = "statusCode")]
+    status_code: u16,
+    name: &'a str,
+    message: &'a str,
+    status: u16,
+    code: u32,
+    more_info: &'a str,
+}
+
+#[derive(Serialize)]
+struct ErrorBody<'a> {
+    #[serde(rename = "type")]
+    kind: &'a str,
+    code: &'a str,
+    message: &'a str,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn over_cap() -> Deny {
+        let usd = |usd: u64| Micros::new(usd * 1_000_000).unwrap();
+        Deny::OverCap { quote: usd(10), left: usd(3), cap: usd(50), day: Day::new(20_778) }
+    }
+
+    #[test]
+    fn a_full_cap_says_what_is_left_and_when_it_resets() {
+        let now = UnixMicros::parse_rfc3339("2026-11-21T23:00:00Z").unwrap();
+        let denial = over_cap().denial(now, "");
+        assert_eq!((denial.status, denial.retry_after_s), (429, Some(3600)));
+        assert!(denial.message.contains("$3.00 of $50.00"), "{}", denial.message);
+        assert!(denial.message.contains("resets 2026-11-22T00:00:00Z"), "{}", denial.message);
+    }
+
+    #[test]
+    fn the_body_has_the_shapes_of_all_three_vendors() {
+        let mut body = Vec::new();
+        over_cap().denial(UnixMicros(0), "").write_body(&mut body);
+        let body: serde_json::Value = serde_json::from_slice(&body).unwrap();
+        assert_eq!(body["error"]["type"], "rate_limit_error");
+        assert_eq!(body["error"]["code"], "daily_cap_exceeded");
+        assert_eq!(body["statusCode"], 429);
+        assert_eq!(body["name"], "daily_quota_exceeded");
+        assert_eq!(body["status"], 429);
+        assert_eq!(body["error"]["message"], body["message"]);
+    }
+
+    #[test]
+    fn m13_a_policy_decision_is_never_402_409_or_5xx_and_is_not_retried() {
+        let decisions = [
+            Deny::Unauthorized,
+            Deny::Endpoint { escalates: false },
+            Deny::Vendor,
+            Deny::Unpriced(""),
+            Deny::Currency,
+            over_cap(),
+        ];
+        for deny in decisions {
+            assert!(matches!(deny.status(), 401 | 403 | 429), "{deny:?}");
+            assert!(deny.denial(UnixMicros(0), "").never_retry, "{deny:?}");
+        }
+    }
+}

@@ -1,0 +1,53 @@
+//! What a key may do. A [`Policy`] that exists is valid; the default is deny.
+
+mod rule;
+mod spec;
+
+pub use rule::{Rule, RuleError};
+pub use spec::{KeySpec, SpecError};
+
+use serde::{Deserialize, Serialize};
+
+use crate::catalog::Call;
+use crate::deny::Deny;
+use crate::money::{Micros, usd};
+use crate::time::UnixMicros;
+
+/// All a key may do.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Policy {
+    /// The vendor the key is for.
+    pub vendor: String,
+    /// The operations it may call; never empty.
+    pub allowed_endpoints: Vec<Rule>,
+    /// The most it may commit per UTC day; `None` is no cap.
+    #[serde(with = "usd::option", skip_serializing_if = "Option::is_none", default)]
+    pub daily_usd_cap: Option<Micros>,
+    /// From this instant on it admits nothing.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub expires_at: Option<UnixMicros>,
+}
+
+/// Proof that a policy allowed a call. Only [`Policy::permit`] makes one.
+#[derive(Debug)]
+#[must_use]
+pub struct Permit(());
+
+impl Policy {
+    /// Allows `call` or says which rule of the policy forbids it.
+    ///
+    /// It looks at the endpoint alone: expiry, revocation and the cap are the account's, and
+    /// whether the vendor is the key's own is the caller's to have checked.
+    pub fn permit(&self, call: &Call<'_>) -> Result<Permit, Deny> {
+        if self.allowed_endpoints.iter().any(|rule| rule.allows(call)) {
+            Ok(Permit(()))
+        } else {
+            Err(Deny::Endpoint { escalates: call.operation.is_some_and(|operation| operation.escalates) })
+        }
+    }
+
+    /// Whether the key has expired at `now`.
+    pub fn has_expired(&self, now: UnixMicros) -> bool {
+        self.expires_at.is_some_and(|at| at <= now)
+    }
+}

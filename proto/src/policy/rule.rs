@@ -1,0 +1,222 @@
+//! One allowed set of operations: `METHOD /path`, with `*` and a final `**`.
+
+use std::fmt;
+use std::str::FromStr;
+
+use serde::{Deserialize, Serialize, de};
+
+use crate::catalog::Call;
+use crate::http1::Method;
+
+/// The longest rule, in bytes.
+const RULE_BYTES_MAX: usize = 256;
+
+/// One allowed set of operations.
+///
+/// `*` is one segment that stands for a parameter: `GET /v1/customers/*` does not allow
+/// `/v1/customers/search`, which the catalog knows as an operation of its own. A final `**` is any
+/// rest of at least one segment.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Rule {
+    method: Method,
+    segments: Vec<Segment>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Segment {
+    Literal(String),
+    /// `*`
+    Parameter,
+    /// `**`
+    Rest,
+}
+
+impl Rule {
+    /// Whether the rule allows `call`, whose path is canonical.
+    pub fn allows(&self, call: &Call<'_>) -> bool {
+        if self.method != call.method {
+            return false;
+        }
+        let exact_only = call.operation.is_some_and(|operation| operation.escalates);
+        let mut path = call.path.split(|byte| *byte == b'/').skip(1);
+        for (index, segment) in self.segments.iter().enumerate() {
+            let Some(actual) = path.next() else { return false };
+            match segment {
+                Segment::Literal(literal) if literal.as_bytes() == actual => {}
+                Segment::Parameter if call.is_parameter(index) => {}
+                Segment::Rest => return !exact_only,
+                Segment::Literal(_) | Segment::Parameter => return false,
+            }
+        }
+        path.next().is_none()
+    }
+}
+
+/// Why a text is not a rule.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum RuleError {
+    /// No blank between method and path, or more than one.
+    Shape,
+    /// Not one of the five methods, in capitals.
+    Method,
+    /// Outside the path grammar of THREATS.md A1.
+    Path,
+    /// `**` before the end, or `*` as a part of a segment.
+    Wildcard,
+    /// Longer than 256 bytes.
+    TooLong,
+}
+
+impl fmt::Display for RuleError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            RuleError::Shape => "write a method, one blank and a path, such as `POST /v1/charges`",
+            RuleError::Method => "the method must be GET, POST, PUT, PATCH or DELETE, in capitals",
+            RuleError::Path => {
+                "the path must be the vendor's own, such as /v1/charges: segments of letters, digits and . _ ~ + -, \
+                 no query, no trailing slash"
+            }
+            RuleError::Wildcard => "`*` must be a whole segment and `**` the last one",
+            RuleError::TooLong => "must be at most 256 bytes long",
+        })
+    }
+}
+
+impl std::error::Error for RuleError {}
+
+impl FromStr for Rule {
+    type Err = RuleError;
+
+    fn from_str(text: &str) -> Result<Rule, RuleError> {
+        if text.len() > RULE_BYTES_MAX {
+            return Err(RuleError::TooLong);
+        }
+        let (method, path) = text.split_once(' ').ok_or(RuleError::Shape)?;
+        let method = Method::parse(method.as_bytes()).ok_or(RuleError::Method)?;
+        let path = path.strip_prefix('/').ok_or(RuleError::Path)?;
+        let segments: Vec<Segment> = path.split('/').map(segment).collect::<Result<_, _>>()?;
+        let rest = segments.iter().position(|segment| *segment == Segment::Rest);
+        if rest.is_some_and(|at| at.saturating_add(1) != segments.len()) {
+            return Err(RuleError::Wildcard);
+        }
+        Ok(Rule { method, segments })
+    }
+}
+
+fn segment(text: &str) -> Result<Segment, RuleError> {
+    match text {
+        "*" => Ok(Segment::Parameter),
+        "**" => Ok(Segment::Rest),
+        _ if text.contains('*') => Err(RuleError::Wildcard),
+        _ if is_literal(text) => Ok(Segment::Literal(text.to_owned())),
+        _ => Err(RuleError::Path),
+    }
+}
+
+fn is_literal(text: &str) -> bool {
+    let in_grammar = |byte: u8| byte.is_ascii_alphanumeric() || b"._~+-".contains(&byte);
+    text.bytes().all(in_grammar) && text.bytes().any(|byte| byte != b'.')
+}
+
+impl fmt::Display for Rule {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} ", self.method.as_str())?;
+        for segment in &self.segments {
+            let text = match segment {
+                Segment::Literal(literal) => literal,
+                Segment::Parameter => "*",
+                Segment::Rest => "**",
+            };
+            write!(f, "/{text}")?;
+        }
+        Ok(())
+    }
+}
+
+impl Serialize for Rule {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}
+
+impl<'de> Deserialize<'de> for Rule {
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Rule, D::Error> {
+        let text = String::deserialize(deserializer)?;
+        text.parse().map_err(|error| de::Error::custom(format_args!("`{text}`: {error}")))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::catalog::Catalog;
+
+    fn allows(rule: &str, request: &str) -> bool {
+        let (method, path) = request.split_once(' ').unwrap();
+        let method = Method::parse(method.as_bytes()).unwrap();
+        let rule: Rule = rule.parse().unwrap();
+        rule.allows(&Catalog::of("stripe").unwrap().recognize(method, path.as_bytes()))
+    }
+
+    #[test]
+    fn literals_match_exactly() {
+        assert!(allows("POST /v1/charges", "POST /v1/charges"));
+        assert!(!allows("POST /v1/charges", "GET /v1/charges"));
+        assert!(!allows("POST /v1/charges", "POST /v1/Charges"));
+        assert!(!allows("POST /v1/charges", "POST /v1/charges/ch_1"));
+        assert!(!allows("POST /v1/charges/ch_1", "POST /v1/charges"));
+    }
+
+    #[test]
+    fn a2_a_star_is_one_parameter_and_no_literal_operation() {
+        assert!(allows("GET /v1/customers/*", "GET /v1/customers/cus_1"));
+        assert!(!allows("GET /v1/customers/*", "GET /v1/customers/search"));
+        assert!(!allows("GET /v1/customers/*", "GET /v1/customers"));
+        assert!(!allows("GET /v1/customers/*", "GET /v1/customers/cus_1/payment_methods"));
+        assert!(!allows("GET /v1/*", "GET /v1/charges"));
+    }
+
+    #[test]
+    fn two_stars_are_the_rest_and_at_least_one_segment() {
+        assert!(allows("GET /v1/**", "GET /v1/charges"));
+        assert!(allows("GET /v1/**", "GET /v1/customers/search"));
+        assert!(!allows("GET /v1/charges/**", "GET /v1/charges"));
+    }
+
+    #[test]
+    fn an_operation_that_mints_credentials_must_be_named() {
+        assert!(!allows("POST /v1/**", "POST /v1/ephemeral_keys"));
+        assert!(!allows("POST /v1/*", "POST /v1/ephemeral_keys"));
+        assert!(allows("POST /v1/ephemeral_keys", "POST /v1/ephemeral_keys"));
+    }
+
+    #[test]
+    fn what_is_no_rule_says_why() {
+        for (text, error) in [
+            ("/v1/charges", RuleError::Shape),
+            ("post /v1/charges", RuleError::Method),
+            ("HEAD /v1/charges", RuleError::Method),
+            ("POST v1/charges", RuleError::Path),
+            ("POST /v1/charges/", RuleError::Path),
+            ("POST /v1//charges", RuleError::Path),
+            ("POST /v1/../charges", RuleError::Path),
+            ("POST /v1/charges?x=1", RuleError::Path),
+            ("POST  /v1/charges", RuleError::Path),
+            ("POST /v1/ch*", RuleError::Wildcard),
+            ("POST /v1/**/x", RuleError::Wildcard),
+        ] {
+            assert_eq!(text.parse::<Rule>(), Err(error), "{text}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn a_rule_reads_back_as_shown(text in "(GET|POST|PUT|PATCH|DELETE)(/[a-z_]{1,5}|/\\*){1,4}(/\\*\\*)?") {
+            let text = text.replacen('/', " /", 1);
+            let rule: Rule = text.parse().unwrap();
+            prop_assert_eq!(rule.to_string(), text);
+        }
+    }
+}

@@ -1,0 +1,251 @@
+//! What an operator writes to issue a key, and its way to a valid policy.
+
+use std::collections::BTreeMap;
+use std::fmt;
+
+use serde::{Deserialize, Deserializer, Serialize, de};
+
+use super::{Policy, Rule};
+use crate::money::{Micros, usd};
+use crate::time::{UnixMicros, parse_duration_seconds};
+
+const RULES_MAX: usize = 100;
+const TEXT_BYTES_MAX: usize = 200;
+const METADATA_ENTRIES_MAX: usize = 50;
+const METADATA_NAME_BYTES_MAX: usize = 64;
+const METADATA_VALUE_BYTES_MAX: usize = 500;
+
+/// Ten years: a longer life is a typing error.
+const LIFE_SECONDS_MAX: u64 = 10 * 366 * 86_400;
+
+/// The body of `POST /vault/keys`. Fields that are not listed are errors.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct KeySpec {
+    /// The vendor the key is for.
+    pub vendor: String,
+    /// `METHOD /path` rules; required, since no rule means nothing and not everything (SETTLED Q9).
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub allowed_endpoints: Vec<String>,
+    /// The most the key may commit per UTC day, a number of USD.
+    #[serde(default, with = "usd::option", skip_serializing_if = "Option::is_none")]
+    pub daily_usd_cap: Option<Micros>,
+    /// The key's life from now on: seconds, or a text such as `15m`, `24h`, `7d`.
+    #[serde(default, deserialize_with = "duration", skip_serializing_if = "Option::is_none")]
+    pub expires_in: Option<u64>,
+    /// When it expires, RFC 3339 in UTC; not together with `expires_in`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub expires_at: Option<String>,
+    /// A name for people.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub label: Option<String>,
+    /// The run the key was made for.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub agent_run_label: Option<String>,
+    /// Texts that stand in each of the key's audit rows.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub metadata: BTreeMap<String, String>,
+
+    /// Known, and refused until it is enforced.
+    #[serde(default, skip_serializing)]
+    pub total_usd_cap: Option<NotEnforced>,
+    /// Known, and refused until it is enforced.
+    #[serde(default, skip_serializing)]
+    pub max_usd_per_call: Option<NotEnforced>,
+    /// Known, and refused until it is enforced.
+    #[serde(default, skip_serializing)]
+    pub daily_request_budget: Option<NotEnforced>,
+    /// Known, and refused until it is enforced.
+    #[serde(default, skip_serializing)]
+    pub rate_limit_rps: Option<NotEnforced>,
+    /// Known, and refused until it is enforced.
+    #[serde(default, skip_serializing)]
+    pub params: Option<NotEnforced>,
+    /// Known, and refused until it is enforced.
+    #[serde(default, skip_serializing)]
+    pub parent_vault_key: Option<NotEnforced>,
+}
+
+/// A restriction that keybrake knows and does not enforce yet. It never exists: accepting a
+/// restriction without enforcing it would be worse than refusing it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum NotEnforced {}
+
+impl<'de> Deserialize<'de> for NotEnforced {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<NotEnforced, D::Error> {
+        de::IgnoredAny::deserialize(deserializer)?;
+        Err(de::Error::custom(
+            "total_usd_cap, max_usd_per_call, daily_request_budget, rate_limit_rps, params and parent_vault_key \
+             are not enforced by this version; leave them out",
+        ))
+    }
+}
+
+fn duration<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<u64>, D::Error> {
+    let seconds = match serde_json::Value::deserialize(deserializer)? {
+        serde_json::Value::Null => return Ok(None),
+        serde_json::Value::Number(seconds) => seconds.as_u64(),
+        serde_json::Value::String(text) => parse_duration_seconds(&text),
+        serde_json::Value::Bool(_) | serde_json::Value::Array(_) | serde_json::Value::Object(_) => None,
+    };
+    let error = "expires_in must be a number of seconds or a text such as \"15m\", \"24h\" or \"7d\"";
+    seconds.map(Some).ok_or_else(|| de::Error::custom(error))
+}
+
+/// A field of a [`KeySpec`] that cannot be.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SpecError {
+    /// The field, as written in the body.
+    pub field: String,
+    /// What is wrong with it and what to write.
+    pub problem: String,
+}
+
+impl fmt::Display for SpecError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: {}", self.field, self.problem)
+    }
+}
+
+impl std::error::Error for SpecError {}
+
+fn refuse<T>(field: impl Into<String>, problem: impl fmt::Display) -> Result<T, SpecError> {
+    Err(SpecError { field: field.into(), problem: problem.to_string() })
+}
+
+impl KeySpec {
+    /// The policy these fields describe at `now`, where `vendors` are the configured ones.
+    pub fn policy(&self, vendors: &[String], now: UnixMicros) -> Result<Policy, SpecError> {
+        if !vendors.contains(&self.vendor) {
+            return refuse("vendor", format_args!("is not configured; configured: {}", vendors.join(", ")));
+        }
+        self.check_texts()?;
+        Ok(Policy {
+            vendor: self.vendor.clone(),
+            allowed_endpoints: self.rules()?,
+            daily_usd_cap: self.daily_usd_cap,
+            expires_at: self.expiry(now)?,
+        })
+    }
+
+    fn rules(&self) -> Result<Vec<Rule>, SpecError> {
+        if self.allowed_endpoints.is_empty() {
+            return refuse("allowed_endpoints", "name at least one endpoint, such as \"POST /v1/charges\"");
+        }
+        if self.allowed_endpoints.len() > RULES_MAX {
+            return refuse(
+                "allowed_endpoints",
+                format_args!("at most {RULES_MAX} are allowed; use `*` or `**`"),
+            );
+        }
+        let parse = |(at, text): (usize, &String)| {
+            text.parse().or_else(|error| refuse(format!("allowed_endpoints[{at}]"), error))
+        };
+        self.allowed_endpoints.iter().enumerate().map(parse).collect()
+    }
+
+    fn expiry(&self, now: UnixMicros) -> Result<Option<UnixMicros>, SpecError> {
+        let at = match (&self.expires_at, self.expires_in) {
+            (Some(_), Some(_)) => return refuse("expires_in", "give either expires_in or expires_at"),
+            (None, None) => return Ok(None),
+            (None, Some(seconds)) => now.plus_seconds(seconds),
+            (Some(text), None) => match UnixMicros::parse_rfc3339(text) {
+                Some(at) => at,
+                None => return refuse("expires_at", "write RFC 3339 in UTC, such as 2026-11-22T00:00:00Z"),
+            },
+        };
+        let field = if self.expires_at.is_some() { "expires_at" } else { "expires_in" };
+        if at <= now {
+            return refuse(field, "must lie in the future");
+        }
+        if at > now.plus_seconds(LIFE_SECONDS_MAX) {
+            return refuse(field, "must lie within ten years; leave it out for a key that does not expire");
+        }
+        Ok(Some(at))
+    }
+
+    fn check_texts(&self) -> Result<(), SpecError> {
+        for (field, text) in [("label", &self.label), ("agent_run_label", &self.agent_run_label)] {
+            if text.as_ref().is_some_and(|text| text.is_empty() || text.len() > TEXT_BYTES_MAX) {
+                return refuse(field, format_args!("must have 1 to {TEXT_BYTES_MAX} bytes"));
+            }
+        }
+        if self.metadata.len() > METADATA_ENTRIES_MAX {
+            return refuse("metadata", format_args!("at most {METADATA_ENTRIES_MAX} entries are allowed"));
+        }
+        for (name, value) in &self.metadata {
+            if name.is_empty() || name.len() > METADATA_NAME_BYTES_MAX {
+                return refuse(
+                    "metadata",
+                    format_args!("names must have 1 to {METADATA_NAME_BYTES_MAX} bytes"),
+                );
+            }
+            if value.len() > METADATA_VALUE_BYTES_MAX {
+                return refuse(
+                    "metadata",
+                    format_args!("values must have at most {METADATA_VALUE_BYTES_MAX} bytes"),
+                );
+            }
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const NOW: UnixMicros = UnixMicros::from_seconds(1_795_219_200);
+
+    /// Checks the policy of a body, or the text of its error.
+    fn check(body: &str, expected: Result<&str, &str>) {
+        let spec = serde_json::from_str::<KeySpec>(body).map_err(|error| error.to_string());
+        let policy =
+            spec.and_then(|spec| spec.policy(&["stripe".to_owned()], NOW).map_err(|e| e.to_string()));
+        match (policy.map(|policy| serde_json::to_string(&policy).unwrap()), expected) {
+            (Ok(policy), Ok(expected)) => assert_eq!(policy, expected, "{body}"),
+            (Err(error), Err(expected)) => assert!(error.contains(expected), "{body}: {error}"),
+            (result, expected) => panic!("{body}: {result:?} instead of {expected:?}"),
+        }
+    }
+
+    #[test]
+    fn a_whole_body_becomes_a_policy() {
+        check(
+            r#"{"vendor": "stripe", "allowed_endpoints": ["POST /v1/charges"], "daily_usd_cap": 150.5,
+                "expires_in": "24h", "label": "billing", "metadata": {"agent_id": "a1"}}"#,
+            Ok(
+                r#"{"vendor":"stripe","allowed_endpoints":["POST /v1/charges"],"daily_usd_cap":150.50,"expires_at":1795305600000000}"#,
+            ),
+        );
+        check(
+            r#"{"vendor": "stripe", "allowed_endpoints": ["GET /v1/**"], "expires_at": "2026-11-22T00:00:00Z"}"#,
+            Ok(r#"{"vendor":"stripe","allowed_endpoints":["GET /v1/**"],"expires_at":1795305600000000}"#),
+        );
+    }
+
+    #[test]
+    fn each_wrong_field_is_named_with_what_to_write() {
+        let with =
+            |more: &str| format!(r#"{{"vendor": "stripe", "allowed_endpoints": ["GET /v1/**"]{more}}}"#);
+        check(r#"{"vendor": "stripe"}"#, Err("allowed_endpoints: name at least one"));
+        check(
+            r#"{"vendor": "strype", "allowed_endpoints": ["GET /v1/**"]}"#,
+            Err("vendor: is not configured; configured: stripe"),
+        );
+        check(
+            r#"{"vendor": "stripe", "allowed_endpoints": ["GET"]}"#,
+            Err("allowed_endpoints[0]: write a method"),
+        );
+        check(&with(r#", "daily_usd_cap": "200""#), Err("invalid type"));
+        check(&with(r#", "daily_usd_cap": -1"#), Err("is not an amount of USD"));
+        check(&with(r#", "expires_in": "soon""#), Err("expires_in must be a number of seconds"));
+        check(&with(r#", "expires_in": 0"#), Err("expires_in: must lie in the future"));
+        check(&with(r#", "expires_in": "9999d""#), Err("within ten years"));
+        check(&with(r#", "expires_at": "tomorrow""#), Err("expires_at: write RFC 3339"));
+        check(&with(r#", "expires_in": 1, "expires_at": "2026-11-22T00:00:00Z""#), Err("give either"));
+        check(&with(r#", "label": """#), Err("label: must have 1 to 200 bytes"));
+        check(&with(r#", "dayly_usd_cap": 1"#), Err("unknown field `dayly_usd_cap`"));
+        check(&with(r#", "total_usd_cap": 5"#), Err("not enforced by this version"));
+    }
+}
