@@ -49,6 +49,6 @@ setup-lint:
 setup-test:
 	@scripts/setup.sh test
 
-# After the packages: it needs their compiler. Ten minutes the first time, nothing afterwards.
+# After the packages: it needs their compiler. Ten to twenty minutes the first time, nothing afterwards.
 rocksdb: setup-build
 	@scripts/rocksdb.sh

@@ -1,11 +1,11 @@
 #!/usr/bin/env bash
 # Builds RocksDB's static library once, outside target/, and tells cargo where it is.
 #
-# The crate librocksdb-sys compiles 343 C++ files, ten minutes on two cores, and again for every
-# profile, every clean and every interruption. Its build script takes a finished library instead
-# (ROCKSDB_LIB_DIR), so this script compiles the crate's own sources with the crate's own flags
-# into a cache directory, where all profiles and checkouts share the result. An interrupted build
-# goes on where it stopped. LZ4 and Zstandard are not part of the library: their own crates
+# The crate librocksdb-sys compiles 343 C++ files, ten to twenty minutes on two cores, and again
+# for every profile, every clean and every interruption. Its build script takes a finished library
+# instead (ROCKSDB_LIB_DIR), so this script compiles the crate's own sources with the crate's own
+# flags into a cache directory, where all profiles and checkouts share the result. An interrupted
+# build goes on where it stopped. LZ4 and Zstandard are not part of the library: their own crates
 # compile them (seconds) and librocksdb-sys links them.
 #
 # `cargo build` works without this script too; it is only slow.
@@ -134,7 +134,7 @@ files+=(build_version.cc)
 export KEYBRAKE_TOTAL=${#files[@]}
 
 done_before=$(find "$partial/objects" -name '*.o' | wc -l)
-say "compiling RocksDB $version once: $KEYBRAKE_TOTAL files, $jobs at a time, about ten minutes on two cores"
+say "compiling RocksDB $version once: $KEYBRAKE_TOTAL files, $jobs at a time, ten to twenty minutes on two cores"
 [ "$done_before" -eq 0 ] || say "$done_before files are there from an interrupted build"
 started=$SECONDS
 

@@ -1,11 +1,18 @@
 //! The keys a shard knows.
 
 use std::collections::BTreeMap;
+use std::hash::{BuildHasherDefault, Hasher};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
+use keybrake_proto::catalog::price::Bound;
 use keybrake_proto::key::{KeyDigest, KeyId};
+use keybrake_proto::ledger::Word;
 use keybrake_proto::policy::Policy;
 use keybrake_proto::time::UnixMicros;
 use serde::{Deserialize, Serialize};
+
+use crate::account::Account;
 
 /// A key as stored: never its text, only the digest.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -18,4 +25,92 @@ pub(crate) struct KeyRecord {
     pub(crate) metadata: BTreeMap<String, String>,
     pub(crate) created_at: UnixMicros,
     pub(crate) revoked_at: Option<UnixMicros>,
+}
+
+/// A key in force, shared by all shards.
+pub(crate) struct KeyEntry {
+    /// As issued; `revoked_at` in it is of the time it was loaded.
+    pub(crate) record: KeyRecord,
+    /// Its money.
+    pub(crate) account: Account,
+    /// When it was revoked, in microseconds; 0 is not.
+    revoked_at: AtomicU64,
+}
+
+impl KeyEntry {
+    /// The key with the money of the last run.
+    pub(crate) fn new(record: KeyRecord, word: Word) -> KeyEntry {
+        let account = Account::new(word, record.policy.daily_usd_cap);
+        let revoked_at = AtomicU64::new(record.revoked_at.map_or(0, |at| at.0));
+        let entry = KeyEntry { record, account, revoked_at };
+        if entry.revoked_at().is_some() {
+            entry.account.close();
+        }
+        entry
+    }
+
+    /// Closes the account; answers when the key was first revoked.
+    pub(crate) fn revoke(&self, now: UnixMicros) -> UnixMicros {
+        self.account.close();
+        match self.revoked_at.compare_exchange(0, now.0, Ordering::AcqRel, Ordering::Acquire) {
+            Ok(_) => now,
+            Err(before) => UnixMicros(before),
+        }
+    }
+
+    /// When it was revoked.
+    pub(crate) fn revoked_at(&self) -> Option<UnixMicros> {
+        Some(self.revoked_at.load(Ordering::Acquire)).filter(|at| *at != 0).map(UnixMicros)
+    }
+
+    /// Whether it admits anything at `now`. An expiry that was once seen stays: the account is
+    /// closed, so no later look at a clock that was set back opens it (SETTLED Q10).
+    pub(crate) fn is_open(&self, now: UnixMicros) -> bool {
+        if self.record.policy.has_expired(now) {
+            self.account.close();
+        }
+        !self.account.word().closed
+    }
+
+    /// Whether calls must have a price.
+    pub(crate) fn bound(&self) -> Bound {
+        if self.account.cap().is_some() { Bound::Capped } else { Bound::Uncapped }
+    }
+}
+
+/// A shard's keys by digest. Revoked keys stay, closed, so that their denials name them.
+#[derive(Default)]
+pub(crate) struct Registry {
+    keys: hashbrown::HashMap<KeyDigest, Arc<KeyEntry>, BuildHasherDefault<DigestHasher>>,
+}
+
+impl Registry {
+    /// Adds a key.
+    pub(crate) fn insert(&mut self, entry: Arc<KeyEntry>) {
+        self.keys.insert(entry.record.digest, entry);
+    }
+
+    /// The key with this digest.
+    pub(crate) fn find(&self, digest: &KeyDigest) -> Option<&Arc<KeyEntry>> {
+        self.keys.get(digest)
+    }
+}
+
+/// A digest is keyed and uniform, so eight bytes of it are a hash nobody can aim at.
+#[derive(Default)]
+pub(crate) struct DigestHasher(u64);
+
+impl Hasher for DigestHasher {
+    fn finish(&self) -> u64 {
+        self.0
+    }
+
+    fn write(&mut self, bytes: &[u8]) {
+        if let Some(first) = bytes.first_chunk() {
+            self.0 = u64::from_le_bytes(*first);
+        }
+    }
+
+    /// Lengths, which all digests share.
+    fn write_usize(&mut self, _: usize) {}
 }

@@ -24,6 +24,8 @@ pub enum Outcome {
     Failed,
     /// It was sent and how it ended is not known: its amount stays counted.
     Unknown,
+    /// The reply broke off while it was being delivered; what it cost is known.
+    Cut,
 }
 
 impl Outcome {
@@ -34,6 +36,7 @@ impl Outcome {
             Outcome::Denied => "denied",
             Outcome::Failed => "failed",
             Outcome::Unknown => "unknown",
+            Outcome::Cut => "cut",
         }
     }
 }

@@ -115,6 +115,8 @@ pub fn pairs(form: &[u8]) -> impl Iterator<Item = Result<Pair<'_>, FormError>> {
 
 /// The amount under `name` in minor units, `1..=999_999_999_999`; `None` if the name is not there (M1, M2).
 ///
+/// `name` stands for itself, unescaped: `amount`, or with brackets as in `transfer_data[amount]`.
+///
 /// # Errors
 /// Anything that could be read as this amount by somebody else: the name twice, disguised (`amount[]`,
 /// `%61mount`, `Amount`), a value with sign, point, exponent, escape or leading zero; and any malformed pair.
@@ -176,7 +178,7 @@ pub fn overrides_method(form: &[u8]) -> bool {
     // `;` separates too: it is the lenient reading that must find nothing.
     form.split(|byte| matches!(byte, b'&' | b';')).any(|piece| {
         let key = piece.split(|&byte| byte == b'=').next().unwrap_or_default();
-        stem(key).eq(b"_method".iter().copied())
+        may_mean(key, "_method")
     })
 }
 
@@ -244,22 +246,36 @@ fn is_name(key: &[u8], name: &str) -> Result<bool, FormError> {
     if key == name.as_bytes() {
         return Ok(true);
     }
-    if stem(key).eq(name.bytes().map(|byte| byte.to_ascii_lowercase())) {
-        Err(FormError::Disguised)
-    } else {
-        Ok(false)
-    }
+    if may_mean(key, name) { Err(FormError::Disguised) } else { Ok(false) }
 }
 
-/// What the most lenient parsers make of a key: decoded, lower case, without blanks, controls and brackets before
-/// it (Rack reads `[amount]` as `amount`), up to the next bracket or control.
-fn stem(key: &[u8]) -> impl Iterator<Item = u8> {
-    let is_edge = |byte: &u8| *byte <= b' ' || matches!(byte, b'[' | b']' | 0x7f);
-    decoded(key)
-        .map_while(|byte| byte)
-        .skip_while(is_edge)
-        .take_while(move |byte| !is_edge(byte))
-        .map(|byte| byte.to_ascii_lowercase())
+/// Whether the most lenient parsers take a raw key for `name` or for a part of it.
+fn may_mean(key: &[u8], name: &str) -> bool {
+    let mut key = lenient(decoded(key).map_while(|byte| byte)).fuse();
+    let mut last = 0;
+    for wanted in lenient(name.bytes()) {
+        // The end of a key closes its last bracket.
+        if key.next().unwrap_or(EDGE) != wanted {
+            return false;
+        }
+        last = wanted;
+    }
+    last == EDGE || matches!(key.next(), None | Some(EDGE))
+}
+
+/// What ends a part of a key.
+const EDGE: u8 = b'[';
+
+/// A decoded key in lower case, in which each run of brackets, blanks and controls is one [`EDGE`], and none comes
+/// first: Rack reads `[amount]` as `amount`, PHP skips blanks.
+fn lenient(key: impl Iterator<Item = u8>) -> impl Iterator<Item = u8> {
+    let mut last = EDGE;
+    key.filter_map(move |byte| {
+        let byte =
+            if matches!(byte, 0..=b' ' | b'[' | b']' | 0x7f) { EDGE } else { byte.to_ascii_lowercase() };
+        let before = std::mem::replace(&mut last, byte);
+        (byte != EDGE || before != EDGE).then_some(byte)
+    })
 }
 
 /// `[1-9][0-9]{0,11}` (M1).

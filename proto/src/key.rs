@@ -3,6 +3,7 @@
 use std::fmt;
 use std::str::FromStr;
 
+use base64::Engine as _;
 use serde::{Deserialize, Serialize, de};
 
 /// What every vault key begins with.
@@ -35,6 +36,29 @@ pub fn is_well_formed(text: &[u8]) -> bool {
         && slug.iter().all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit() || *byte == b'-');
     let Some((random, checksum)) = digits.split_at_checked(RANDOM_DIGITS) else { return false };
     well_formed_slug && random.iter().all(u8::is_ascii_alphanumeric) && checksum == checksum_of(random)
+}
+
+/// Room for the decoded form of an `Authorization: Basic`.
+pub type Scratch = [u8; 512];
+
+/// Finds the vault key in the value of an `Authorization` field: behind `Bearer`, or as either half of
+/// `Basic` (Stripe's curl examples send it as the user, Twilio's SDKs as the password).
+///
+/// Only this slot is read; a key anywhere else is not one.
+pub fn in_authorization<'a>(value: &'a [u8], scratch: &'a mut Scratch) -> Option<&'a [u8]> {
+    let (scheme, rest) = value.split_at_checked(value.iter().position(|byte| *byte == b' ')?)?;
+    let rest = rest.trim_ascii();
+    if scheme.eq_ignore_ascii_case(b"bearer") {
+        return is_well_formed(rest).then_some(rest);
+    }
+    if !scheme.eq_ignore_ascii_case(b"basic") {
+        return None;
+    }
+    let length = base64::engine::general_purpose::STANDARD.decode_slice(rest, scratch).ok()?;
+    let decoded = scratch.get(..length)?;
+    let colon = decoded.iter().position(|byte| *byte == b':')?;
+    let (user, password) = (decoded.get(..colon)?, decoded.get(colon.checked_add(1)?..)?);
+    [user, password].into_iter().find(|half| is_well_formed(half))
 }
 
 /// Makes the text of a new vault key from random bytes that `random` fills in.
@@ -221,6 +245,27 @@ mod tests {
         assert!(is_well_formed(key.replace("vault_key_", "vault_billing-2_").as_bytes()));
         assert!(!is_well_formed(key.replace("vault_key_", "vault_Billing_").as_bytes()));
         assert!(!is_well_formed(key.replace("vault_key_", "vault__").as_bytes()));
+    }
+
+    #[test]
+    fn a_key_is_found_in_both_credential_slots_and_nowhere_else() {
+        let key = mint(counter());
+        let found = |value: &str| {
+            let mut scratch = [0; 512];
+            in_authorization(value.as_bytes(), &mut scratch).map(<[u8]>::to_vec)
+        };
+        let basic = |pair: String| format!("Basic {}", base64::engine::general_purpose::STANDARD.encode(pair));
+        let expected = Some(key.clone().into_bytes());
+        assert_eq!(found(&format!("Bearer {key}")), expected);
+        assert_eq!(found(&format!("bearer {key}")), expected);
+        assert_eq!(found(&basic(format!("{key}:"))), expected);
+        assert_eq!(found(&basic(format!("AC0000:{key}"))), expected);
+        for wrong in [key.clone(), format!("Token {key}"), format!("Bearer{key}"), format!("Bearer {key}x")] {
+            assert_eq!(found(&wrong), None, "{wrong}");
+        }
+        assert_eq!(found(&basic("x".repeat(1000))), None);
+        assert_eq!(found("Basic !!!"), None);
+        assert_eq!(found(""), None);
     }
 
     #[test]

@@ -87,6 +87,30 @@ fn whatever_somebody_could_read_as_another_amount_is_refused() {
 }
 
 #[test]
+fn a_name_with_brackets_has_one_spelling_too() {
+    let read = |form: &str| read_amount(form.as_bytes(), "transfer_data[amount]");
+    assert_eq!(read("transfer_data[amount]=5&transfer_data[destination]=a&amount=6"), Ok(Some(5)));
+    assert_eq!(read("transfer_data=5&transfer_data[amounts]=6&transfer[amount]=7"), Ok(None));
+    for form in [
+        "transfer_data%5Bamount%5D=5",
+        "transfer_data[%61mount]=5",
+        "[transfer_data][amount]=5",
+        "transfer_data[amount=5",
+        "transfer_data[[amount]]=5",
+        "transfer_data[amount][]=5",
+        "transfer_data]amount=5",
+        "Transfer_Data[amount]=5",
+        "transfer_data[+amount]=5",
+    ] {
+        assert_eq!(read(form), Err(FormError::Disguised), "{form}");
+    }
+    let list = "payment_method_types[]";
+    assert_eq!(count(b"payment_method_types[]=card&payment_method_types[]=link", list), Ok(2));
+    assert_eq!(count(b"payment_method_types=card", list), Err(FormError::Disguised));
+    assert_eq!(count(b"payment_method_types[0]=card", list), Err(FormError::Disguised));
+}
+
+#[test]
 fn short_texts_are_decoded() {
     let read = |form: &str| {
         read_text(form.as_bytes(), "currency").map(|text| text.map(|text| text.as_str().to_owned()))

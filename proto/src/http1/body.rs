@@ -336,4 +336,5 @@ fn split_at_most(input: &[u8], at: u64) -> (&[u8], &[u8]) {
 }
 
 #[cfg(test)]
+#[allow(clippy::arithmetic_side_effects, reason = "offsets of small test inputs")]
 mod tests;

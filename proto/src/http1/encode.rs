@@ -99,8 +99,10 @@ pub fn request_head<'a>(
     let authorization_line = if is_line { authorization_line } else { &[] };
     // Two more bytes for the blank line: `out` must not move once the credential is in it.
     out.reserve(authorization_line.len().saturating_add(2));
+    let capacity = out.capacity();
     out.extend_from_slice(authorization_line);
     out.extend_from_slice(b"\r\n");
+    debug_assert_eq!(out.capacity(), capacity, "a move would leave a copy of the credential behind");
 }
 
 /// Appends a reply head: the fields, then the framing, then `Connection: close` if the connection ends with it.

@@ -363,4 +363,5 @@ fn begins_with_method(buf: &[u8]) -> Result<(), HeadError> {
 }
 
 #[cfg(test)]
+#[allow(clippy::arithmetic_side_effects, reason = "offsets of small test inputs")]
 mod tests;

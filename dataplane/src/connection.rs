@@ -1,0 +1,26 @@
+//! The life of an agent's connection: one request after the other.
+
+use std::rc::Rc;
+
+use crate::downstream::{Downstream, End};
+use crate::exchange::{self, After};
+use crate::shard::Shard;
+
+/// Serves requests until the connection ends.
+pub(crate) async fn serve(shard: Rc<Shard>, mut agent: Downstream) {
+    loop {
+        match agent.next_request(&shard.config.proxy).await {
+            Ok(()) => {}
+            Err(End::Closed) => return,
+            Err(End::Malformed(error)) => {
+                exchange::refuse_head(&shard, &mut agent, error).await;
+                return agent.close().await;
+            }
+        }
+        shard.obey();
+        match exchange::serve(&shard, &mut agent).await {
+            After::NextRequest => {}
+            After::Close => return agent.close().await,
+        }
+    }
+}

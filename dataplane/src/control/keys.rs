@@ -1,0 +1,222 @@
+//! Issue, list and revoke: what an operator does with keys.
+
+use std::collections::{BTreeMap, HashMap};
+use std::ops::Bound;
+use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use crossbeam_channel::{Receiver, bounded};
+use keybrake_proto::control::{KeyStatus, KeyView, LIST_KEYS_MAX, Reply, Revoked};
+use keybrake_proto::key::{self, KeyDigest, KeyId};
+use keybrake_proto::ledger::Word;
+use keybrake_proto::policy::KeySpec;
+use keybrake_proto::time::UnixMicros;
+use ring::rand::{SecureRandom as _, SystemRandom};
+
+use super::{Control, WAIT, refused};
+use crate::registry::{KeyEntry, KeyRecord};
+use crate::shard::Message;
+use crate::storage::StoreError;
+
+/// Every key ever issued.
+pub(crate) struct Keys(RwLock<Table>);
+
+#[derive(Default)]
+struct Table {
+    by_id: HashMap<KeyId, Arc<KeyEntry>>,
+    by_digest: HashMap<KeyDigest, KeyId>,
+    /// Oldest first.
+    in_order: BTreeMap<(UnixMicros, KeyId), Arc<KeyEntry>>,
+}
+
+impl Keys {
+    pub(crate) fn new(entries: &[Arc<KeyEntry>]) -> Keys {
+        let mut table = Table::default();
+        for entry in entries {
+            table.insert(Arc::clone(entry));
+        }
+        Keys(RwLock::new(table))
+    }
+
+    pub(super) fn count(&self) -> usize {
+        self.read().by_id.len()
+    }
+
+    pub(super) fn list(&self, after: Option<KeyId>, limit: usize) -> Reply {
+        let table = self.read();
+        let from = match after.map(|id| table.by_id.get(&id).ok_or(id)) {
+            None => Bound::Unbounded,
+            Some(Ok(entry)) => Bound::Excluded(place(entry)),
+            Some(Err(_)) => return no_such_key(),
+        };
+        let limit = limit.clamp(1, LIST_KEYS_MAX);
+        let now = now();
+        let mut rest = table.in_order.range((from, Bound::Unbounded)).map(|(_, entry)| entry);
+        let keys = rest.by_ref().take(limit).map(|entry| view(entry, now)).collect();
+        Reply::Keys { keys, more: rest.next().is_some() }
+    }
+
+    pub(super) fn show(&self, id: KeyId) -> Reply {
+        match self.read().by_id.get(&id) {
+            Some(entry) => Reply::Key(Box::new(view(entry, now()))),
+            None => no_such_key(),
+        }
+    }
+
+    pub(super) fn show_self(&self, digest: &KeyDigest) -> Reply {
+        let table = self.read();
+        let entry = table.by_digest.get(digest).and_then(|id| table.by_id.get(id));
+        match entry.filter(|entry| entry.is_open(now())) {
+            Some(entry) => Reply::Key(Box::new(view(entry, now()))),
+            // One answer for unknown, expired and revoked (SETTLED Q25).
+            None => refused(401, "invalid_vault_key", None, "this vault key is unknown, expired or revoked"),
+        }
+    }
+
+    fn find(&self, id: KeyId) -> Option<Arc<KeyEntry>> {
+        self.read().by_id.get(&id).map(Arc::clone)
+    }
+
+    fn insert(&self, entry: Arc<KeyEntry>) {
+        self.0.write().unwrap_or_else(PoisonError::into_inner).insert(entry);
+    }
+
+    fn read(&self) -> RwLockReadGuard<'_, Table> {
+        self.0.read().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Table {
+    fn insert(&mut self, entry: Arc<KeyEntry>) {
+        self.by_digest.insert(entry.record.digest, entry.record.id);
+        self.in_order.insert(place(&entry), Arc::clone(&entry));
+        self.by_id.insert(entry.record.id, entry);
+    }
+}
+
+impl Control {
+    /// Makes a key; answers once it is on disk and every shard knows it (SETTLED Q22).
+    pub(super) fn issue(&self, spec: &KeySpec) -> Reply {
+        let now = now();
+        let policy = match spec.policy(&self.vendors, now) {
+            Ok(policy) => policy,
+            Err(error) => return refused(400, "invalid_field", Some(&error.field), error.to_string()),
+        };
+        let Some((vault_key, id)) = mint() else {
+            return refused(503, "no_randomness", None, "the system gives no random bytes; try again");
+        };
+        let record = KeyRecord {
+            id,
+            digest: self.digester.digest(vault_key.as_bytes()),
+            policy,
+            label: spec.label.clone(),
+            agent_run_label: spec.agent_run_label.clone(),
+            metadata: spec.metadata.clone(),
+            created_at: now,
+            revoked_at: None,
+        };
+        let stored = self.put(&record).recv_timeout(WAIT.saturating_mul(5));
+        match stored {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => return refused(503, "storage_unavailable", None, format!("the key was not issued: {error}")),
+            Err(_) => return refused(503, "storage_unavailable", None, "the key was not issued: the disk does not answer"),
+        }
+        let entry = Arc::new(KeyEntry::new(record, Word::open(now.day())));
+        self.keys.insert(Arc::clone(&entry));
+        let acks = self.post_all(|ack| Message::Add { entry: Arc::clone(&entry), ack });
+        if self.wait_all(&acks, after(Instant::now(), WAIT)).is_none() {
+            // Its text is not shown, so nobody can use it; closed, it also says so.
+            self.revoke(id, Instant::now());
+            return refused(503, "worker_unavailable", None, "the key was not issued: a worker does not answer");
+        }
+        Reply::Issued { vault_key, key: Box::new(view(&entry, now)) }
+    }
+
+    /// Closes a key; then waits for shards and disk, both at once (SETTLED Q19).
+    pub(super) fn revoke(&self, id: KeyId, arrived: Instant) -> Reply {
+        let Some(entry) = self.keys.find(id) else { return no_such_key() };
+        let revoked_at = entry.revoke(now());
+        let closed_us = micros_since(arrived);
+        let acks = self.post_all(|ack| Message::Revoked { key: id, ack });
+        let stored = self.put(&KeyRecord { revoked_at: Some(revoked_at), ..entry.record.clone() });
+        let until = after(arrived, WAIT);
+        let at_vendor = self.wait_all(&acks, until);
+        let acknowledged_us = micros_since(arrived);
+        let durable = matches!(stored.recv_deadline(until), Ok(Ok(())));
+        Reply::Revoked(Revoked {
+            id,
+            revoked_at,
+            acknowledged: at_vendor.is_some(),
+            durable,
+            closed_us,
+            acknowledged_us,
+            at_vendor: at_vendor.unwrap_or_default(),
+        })
+    }
+
+    fn put(&self, record: &KeyRecord) -> Receiver<Result<(), StoreError>> {
+        let (sender, stored) = bounded(1);
+        // The receiver may have stopped waiting.
+        self.storage.put_key(record, move |result| drop(sender.try_send(result)));
+        stored
+    }
+}
+
+/// A new key's text and id; `None` where the system has no random bytes.
+fn mint() -> Option<(String, KeyId)> {
+    let random = SystemRandom::new();
+    let mut failed = false;
+    let mut fill = |bytes: &mut [u8]| failed |= random.fill(bytes).is_err();
+    let minted = (key::mint(&mut fill), KeyId::mint(&mut fill));
+    (!failed).then_some(minted)
+}
+
+fn view(entry: &KeyEntry, now: UnixMicros) -> KeyView {
+    let record = &entry.record;
+    let policy = &record.policy;
+    let word = entry.account.word();
+    let today = word.on(now.day());
+    let status = match entry.revoked_at() {
+        Some(_) => KeyStatus::Revoked,
+        None if word.closed || policy.has_expired(now) => KeyStatus::Expired,
+        None => KeyStatus::Active,
+    };
+    KeyView {
+        id: record.id,
+        status,
+        vendor: policy.vendor.clone(),
+        label: record.label.clone(),
+        agent_run_label: record.agent_run_label.clone(),
+        allowed_endpoints: policy.allowed_endpoints.clone(),
+        daily_usd_cap: policy.daily_usd_cap,
+        committed_usd: today.committed,
+        held_usd: today.held,
+        remaining_usd: word.left(now.day(), policy.daily_usd_cap),
+        resets_at: today.day.end().to_string(),
+        created_at: record.created_at.to_string(),
+        expires_at: policy.expires_at.map(|at| at.to_string()),
+        revoked_at: entry.revoked_at().map(|at| at.to_string()),
+        metadata: record.metadata.clone(),
+    }
+}
+
+fn no_such_key() -> Reply {
+    refused(404, "no_such_key", None, "there is no key with this id; `keybrake key list` shows all")
+}
+
+fn place(entry: &KeyEntry) -> (UnixMicros, KeyId) {
+    (entry.record.created_at, entry.record.id)
+}
+
+fn now() -> UnixMicros {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    UnixMicros(u64::try_from(since.as_micros()).unwrap_or(u64::MAX))
+}
+
+fn micros_since(instant: Instant) -> u64 {
+    u64::try_from(instant.elapsed().as_micros()).unwrap_or(u64::MAX)
+}
+
+fn after(instant: Instant, wait: Duration) -> Instant {
+    instant.checked_add(wait).unwrap_or(instant)
+}

@@ -1,0 +1,155 @@
+//! Deadlines of a shard's connections: coarse, and nearly free.
+//!
+//! Each connection has a slot with its descriptor and the tick at which it is shut down; one task a
+//! shard walks the slots ten times a second. Setting a deadline is a store, no timer and no
+//! cancelled operation: a shut-down connection's read or write ends by itself.
+
+use std::cell::{Cell, RefCell};
+use std::os::fd::RawFd;
+use std::rc::Rc;
+use std::time::Duration;
+
+use crate::rt::{self, Direction};
+
+/// How often the slots are walked, so how late a deadline may be.
+pub(crate) const TICK: Duration = Duration::from_millis(100);
+
+const TICKS_PER_SECOND: u64 = 10;
+
+const NEVER: u64 = u64::MAX;
+
+/// A shard's slots.
+#[derive(Default)]
+pub(crate) struct Deadlines {
+    now: Cell<u64>,
+    slots: RefCell<Vec<Option<Slot>>>,
+    free: RefCell<Vec<usize>>,
+}
+
+#[derive(Clone, Copy)]
+struct Slot {
+    fd: RawFd,
+    at: u64,
+    idle: bool,
+    expired: bool,
+}
+
+/// One connection's slot; it must be dropped before the connection.
+pub(crate) struct Deadline {
+    deadlines: Rc<Deadlines>,
+    index: usize,
+}
+
+impl Deadlines {
+    /// A slot for the connection of `fd`, without a deadline yet.
+    pub(crate) fn slot(self: &Rc<Deadlines>, fd: RawFd) -> Deadline {
+        let slot = Some(Slot { fd, at: NEVER, idle: false, expired: false });
+        let mut slots = self.slots.borrow_mut();
+        let index = self.free.borrow_mut().pop().unwrap_or(slots.len());
+        match slots.get_mut(index) {
+            Some(empty) => *empty = slot,
+            None => slots.push(slot),
+        }
+        Deadline { deadlines: Rc::clone(self), index }
+    }
+
+    /// Shuts down what is due; called every [`TICK`].
+    pub(crate) fn tick(&self) {
+        let now = self.now.get().saturating_add(1);
+        self.now.set(now);
+        self.shut_down(Direction::Both, |slot| slot.at <= now);
+    }
+
+    /// Ends the reads of idle connections, which makes them close.
+    pub(crate) fn end_idle(&self) {
+        self.shut_down(Direction::Read, |slot| slot.idle);
+    }
+
+    /// Cuts every connection.
+    pub(crate) fn cut_all(&self) {
+        for slot in self.slots.borrow_mut().iter_mut().flatten() {
+            slot.expired = true;
+            rt::shutdown(slot.fd, Direction::Both);
+        }
+    }
+
+    fn shut_down(&self, direction: Direction, due: impl Fn(&Slot) -> bool) {
+        for slot in self.slots.borrow_mut().iter_mut().flatten() {
+            if !slot.expired && due(slot) {
+                slot.expired = true;
+                rt::shutdown(slot.fd, direction);
+            }
+        }
+    }
+}
+
+impl Deadline {
+    /// The connection is shut down in `seconds` from now, to a tick, unless set anew.
+    pub(crate) fn set(&self, seconds: u64) {
+        let ticks = seconds.saturating_mul(TICKS_PER_SECOND).saturating_add(1);
+        self.change(|slot, now| (slot.at, slot.idle) = (now.saturating_add(ticks), false));
+    }
+
+    /// As [`Deadline::set`], for a connection that waits for its next request.
+    pub(crate) fn set_idle(&self, seconds: u64) {
+        self.set(seconds);
+        self.change(|slot, _| slot.idle = true);
+    }
+
+    /// Whether the connection was shut down from here.
+    pub(crate) fn has_expired(&self) -> bool {
+        let slots = self.deadlines.slots.borrow();
+        slots.get(self.index).is_some_and(|slot| slot.is_some_and(|slot| slot.expired))
+    }
+
+    fn change(&self, change: impl FnOnce(&mut Slot, u64)) {
+        if let Some(Some(slot)) = self.deadlines.slots.borrow_mut().get_mut(self.index) {
+            change(slot, self.deadlines.now.get());
+        }
+    }
+}
+
+impl Drop for Deadline {
+    fn drop(&mut self) {
+        if let Some(slot) = self.deadlines.slots.borrow_mut().get_mut(self.index) {
+            *slot = None;
+        }
+        self.deadlines.free.borrow_mut().push(self.index);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Read as _;
+    use std::os::fd::AsRawFd as _;
+    use std::os::unix::net::UnixStream;
+
+    use super::*;
+
+    #[test]
+    fn a_connection_is_shut_down_when_its_time_is_over_and_not_before() {
+        let deadlines = Rc::new(Deadlines::default());
+        let (mut ours, _theirs) = UnixStream::pair().unwrap();
+        ours.set_nonblocking(true).unwrap();
+        let deadline = deadlines.slot(ours.as_raw_fd());
+        deadline.set(1);
+        for _ in 0..10 {
+            deadlines.tick();
+        }
+        assert!(!deadline.has_expired());
+        assert!(ours.read(&mut [0]).is_err(), "nothing to read, and no end");
+        deadlines.tick();
+        assert!(deadline.has_expired());
+        assert_eq!(ours.read(&mut [0]).unwrap(), 0);
+    }
+
+    #[test]
+    fn a_slot_is_used_again() {
+        let deadlines = Rc::new(Deadlines::default());
+        let (one, _theirs) = UnixStream::pair().unwrap();
+        drop(deadlines.slot(one.as_raw_fd()));
+        let slot = deadlines.slot(one.as_raw_fd());
+        assert_eq!(slot.index, 0);
+        assert!(!slot.has_expired());
+    }
+}

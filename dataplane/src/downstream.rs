@@ -1,0 +1,257 @@
+//! An agent's connection: its requests, read whole, and the replies to it.
+
+use std::io;
+use std::net::SocketAddr;
+use std::rc::Rc;
+
+use keybrake_proto::config::Proxy;
+use keybrake_proto::deny::Deny;
+use keybrake_proto::http1::{BodyDecoder, BodyFraming, BodyError, HeadError, HeadLimits, Parsed, RequestHead, encode};
+
+use crate::deadline::{Deadline, Deadlines};
+use crate::rt::{self, Direction};
+use crate::transport::Transport;
+
+/// Read at once: most requests arrive whole.
+const READ_BYTES: usize = 16 * 1024;
+
+/// Memory an idle connection keeps; more is given back.
+const KEPT_BYTES: usize = 32 * 1024;
+
+/// What is read and dropped behind a last reply, so that the agent gets it: closing a socket with
+/// unread bytes resets it, and the reply may be lost.
+const LINGER_BYTES: usize = 256 * 1024;
+
+/// A body up to here is read before a refusal, so that the connection can go on.
+const SMALL_BODY_BYTES: u64 = 16 * 1024;
+
+const LINGER_SECONDS: u64 = 2;
+
+/// Why no further request comes from a connection.
+#[derive(Debug)]
+pub(crate) enum End {
+    /// The agent closed it, or its time was over.
+    Closed,
+    /// What it sent is no request.
+    Malformed(HeadError),
+}
+
+/// Why a request's body is not there.
+#[derive(Debug)]
+pub(crate) enum BodyFault {
+    /// The agent is gone, so nobody waits for an answer.
+    Gone,
+    /// The body can be read in more than one way, or is too large.
+    Refused(BodyError),
+    /// It did not arrive in time.
+    TooSlow,
+}
+
+/// An agent's connection and the request that is being served.
+pub(crate) struct Downstream {
+    // Before the transport, whose descriptor it holds.
+    deadline: Deadline,
+    transport: Transport,
+    /// The request's head, and whatever came behind it.
+    input: Vec<u8>,
+    head: RequestHead,
+    /// Bytes of `input` that belong to the request.
+    consumed: usize,
+    /// The request's body, decoded.
+    body: Vec<u8>,
+    body_is_read: bool,
+    /// The reply being built.
+    pub(crate) output: Vec<u8>,
+    peer: String,
+    keep_alive: bool,
+}
+
+impl Downstream {
+    pub(crate) fn new(transport: Transport, peer: SocketAddr, deadlines: &Rc<Deadlines>) -> Downstream {
+        Downstream {
+            deadline: deadlines.slot(transport.fd()),
+            transport,
+            input: Vec::new(),
+            head: RequestHead::new(),
+            consumed: 0,
+            body: Vec::new(),
+            body_is_read: true,
+            output: Vec::new(),
+            peer: peer.ip().to_string(),
+            keep_alive: true,
+        }
+    }
+
+    /// Waits for the next request and reads its head.
+    pub(crate) async fn next_request(&mut self, limits: &Proxy) -> Result<(), End> {
+        self.forget_request();
+        if self.input.is_empty() {
+            self.deadline.set_idle(limits.idle_timeout_s);
+            self.read().await?;
+        }
+        self.deadline.set(limits.head_timeout_s);
+        loop {
+            match self.head.parse(&self.input, &HeadLimits::REQUEST) {
+                Ok(Parsed::Complete { head_bytes }) => {
+                    self.consumed = head_bytes;
+                    self.body.clear();
+                    self.body_is_read = false;
+                    self.keep_alive = !self.head.wants_close();
+                    return Ok(());
+                }
+                Ok(Parsed::Partial) => self.read().await?,
+                Err(error) => return Err(End::Malformed(error)),
+            }
+        }
+    }
+
+    /// Reads the request's body whole (SETTLED Q24); at most once.
+    pub(crate) async fn read_body(&mut self, limits: &Proxy) -> Result<(), BodyFault> {
+        let mut decoder = BodyDecoder::new(self.head.framing(), limits.body_bytes_max);
+        self.deadline.set(limits.body_timeout_s);
+        let mut asked = !self.head.expect_continue();
+        loop {
+            let input = self.input.get(self.consumed..).unwrap_or_default();
+            let progress = decoder.decode(input, &mut self.body).map_err(BodyFault::Refused)?;
+            self.consumed = self.consumed.saturating_add(progress.consumed);
+            if progress.done {
+                self.body_is_read = true;
+                return Ok(());
+            }
+            if !asked {
+                asked = true;
+                self.output.extend_from_slice(b"HTTP/1.1 100 Continue\r\n\r\n");
+                self.flush(limits).await.map_err(|_| BodyFault::Gone)?;
+                self.deadline.set(limits.body_timeout_s);
+            }
+            self.drop_decoded();
+            if self.read().await.is_err() {
+                return Err(if self.deadline.has_expired() { BodyFault::TooSlow } else { BodyFault::Gone });
+            }
+        }
+    }
+
+    /// The head's bytes, which [`Downstream::head`] speaks of.
+    pub(crate) fn input(&self) -> &[u8] {
+        &self.input
+    }
+
+    /// The request's head.
+    pub(crate) fn head(&self) -> &RequestHead {
+        &self.head
+    }
+
+    /// The request's body, once read.
+    pub(crate) fn body(&self) -> &[u8] {
+        &self.body
+    }
+
+    /// The agent's address.
+    pub(crate) fn peer(&self) -> &str {
+        &self.peer
+    }
+
+    /// Whether the connection can carry another request: nothing of this one is unread, and the
+    /// agent did not ask to close (H6).
+    pub(crate) fn can_go_on(&self) -> bool {
+        self.keep_alive && (self.body_is_read || self.has_no_body())
+    }
+
+    /// The reply says that the connection ends with it.
+    pub(crate) fn end_after_reply(&mut self) {
+        self.keep_alive = false;
+    }
+
+    /// Sends what stands in `output`.
+    pub(crate) async fn flush(&mut self, limits: &Proxy) -> io::Result<()> {
+        self.deadline.set(limits.write_timeout_s);
+        let output = std::mem::take(&mut self.output);
+        let (written, mut output) = self.transport.write_all(output).await;
+        output.clear();
+        self.output = output;
+        written
+    }
+
+    /// Ends the connection so that the agent still gets the last reply.
+    pub(crate) async fn close(mut self) {
+        rt::shutdown(self.transport.fd(), Direction::Write);
+        self.deadline.set(LINGER_SECONDS);
+        let mut dropped = 0usize;
+        while dropped < LINGER_BYTES {
+            self.input.clear();
+            match self.read().await {
+                Ok(()) => dropped = dropped.saturating_add(self.input.len()),
+                Err(_) => return,
+            }
+        }
+    }
+
+    /// Whether a body is left that is short enough to read just to keep the connection.
+    pub(crate) fn has_small_body_left(&self) -> bool {
+        let is_small = matches!(self.head.framing(), BodyFraming::Length(1..=SMALL_BODY_BYTES));
+        is_small && !self.body_is_read && !self.head.expect_continue()
+    }
+
+    fn has_no_body(&self) -> bool {
+        BodyDecoder::new(self.head.framing(), u64::MAX).is_done()
+    }
+
+    fn forget_request(&mut self) {
+        self.input.drain(..self.consumed.min(self.input.len()));
+        self.consumed = 0;
+        self.head.reset();
+        for buffer in [&mut self.input, &mut self.body, &mut self.output] {
+            if buffer.is_empty() && buffer.capacity() > KEPT_BYTES {
+                *buffer = Vec::new();
+            }
+        }
+    }
+
+    /// Drops body bytes that were decoded, so that a body is not kept twice. The head stays.
+    fn drop_decoded(&mut self) {
+        if let Ok(Parsed::Complete { head_bytes }) = self.head.parse(&self.input, &HeadLimits::REQUEST) {
+            self.input.drain(head_bytes..self.consumed);
+            self.consumed = head_bytes;
+        }
+    }
+
+    async fn read(&mut self) -> Result<(), End> {
+        let input = std::mem::take(&mut self.input);
+        let (read, input) = self.transport.read(input, READ_BYTES).await;
+        self.input = input;
+        match read {
+            Ok(1..) => Ok(()),
+            Ok(0) | Err(_) => Err(End::Closed),
+        }
+    }
+}
+
+/// The refusal of a head that is no request.
+pub(crate) fn refusal(error: HeadError) -> Deny {
+    Deny::Malformed { status: error.status(), problem: error.to_string().into() }
+}
+
+/// Writes a denial into the reply; `has_idempotency_key` decides on retries of 5xx (SETTLED Q25).
+pub(crate) fn write_denial(
+    agent: &mut Downstream,
+    denial: &keybrake_proto::deny::Denial,
+    request_id: &str,
+    has_idempotency_key: bool,
+) {
+    let mut body = Vec::new();
+    denial.write_body(&mut body);
+    let retry_after = denial.retry_after_s.map(|seconds| seconds.to_string());
+    let unknown_outcome = matches!(denial.status, 502 | 504);
+    let never_retry = denial.never_retry || (unknown_outcome && !has_idempotency_key);
+    let fields = [
+        Some((&b"Content-Type"[..], &b"application/json"[..])),
+        Some((&b"Request-Id"[..], request_id.as_bytes())),
+        Some((&b"Keybrake-Decision"[..], denial.code.as_bytes())),
+        retry_after.as_ref().map(|seconds| (&b"Retry-After"[..], seconds.as_bytes())),
+        never_retry.then_some((&b"Stripe-Should-Retry"[..], &b"false"[..])),
+    ];
+    let framing = BodyFraming::Length(u64::try_from(body.len()).unwrap_or(u64::MAX));
+    let close = !agent.can_go_on();
+    encode::reply_head(&mut agent.output, denial.status, fields.into_iter().flatten(), framing, close);
+    agent.output.extend_from_slice(&body);
+}

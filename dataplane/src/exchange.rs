@@ -1,0 +1,264 @@
+//! The hot path: one request from its parsed head to its outcome.
+//!
+//! ```text
+//!  recognize -> read the body -> admit (quote, hold, intent) -> upstream::forward -> settle -> row -> reply
+//! ```
+//! Every request that is not forwarded ends in [`refuse`]; every hold ends in settle, release or doubt.
+
+mod admission;
+mod row;
+
+use std::rc::Rc;
+
+use keybrake_proto::audit::Outcome;
+use keybrake_proto::catalog::Price;
+use keybrake_proto::catalog::price::{self, End};
+use keybrake_proto::deny::Deny;
+use keybrake_proto::http1::{BodyFraming, HeadError, ReplyFraming, encode};
+use keybrake_proto::journal::Booking;
+use keybrake_proto::route::{Route, route};
+
+use crate::downstream::{self, BodyFault, Downstream};
+use crate::relay;
+use crate::shard::Shard;
+use crate::upstream::{Admitted, Fault, Reply};
+use admission::Target;
+use row::{Ending, Trace};
+
+/// Replies of priced calls are read up to here for their charge; of a longer one the quote is the
+/// charge (SETTLED Q24).
+const PRICED_REPLY_BYTES_MAX: usize = 256 * 1024;
+
+/// What becomes of the agent's connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum After {
+    /// It may carry another request.
+    NextRequest,
+    /// It ends.
+    Close,
+}
+
+/// Serves the request whose head `agent` has read.
+pub(crate) async fn serve(shard: &Rc<Shard>, agent: &mut Downstream) -> After {
+    if shard.is_draining() {
+        agent.end_after_reply();
+    }
+    match route(agent.head().path(agent.input())) {
+        Ok(Route::Live) => relay::answer(shard, agent, 200, "ok\n").await,
+        Ok(Route::Ready) if shard.is_draining() => relay::answer(shard, agent, 503, "draining\n").await,
+        Ok(Route::Ready) if !shard.journal.has_room() => {
+            relay::answer(shard, agent, 503, "the audit cannot be written\n").await
+        }
+        Ok(Route::Ready) => relay::answer(shard, agent, 200, "ready\n").await,
+        Ok(Route::Keys) => relay::keys(shard, agent).await,
+        Ok(Route::Vendor { .. } | Route::Bare { .. }) | Err(_) => run(shard, agent).await,
+    }
+}
+
+/// Refuses bytes that are no request. Its key was not read, so it is counted and sampled like a
+/// wrong key (SETTLED Q25).
+pub(crate) async fn refuse_head(shard: &Rc<Shard>, agent: &mut Downstream, error: HeadError) {
+    shard.metrics.malformed.add(1);
+    agent.end_after_reply();
+    let trace = Trace::begin(shard);
+    deny(shard, agent, &trace, &downstream::refusal(error), Ending::denied(None)).await;
+}
+
+/// Carries one request from its parsed head to its outcome.
+async fn run(shard: &Rc<Shard>, agent: &mut Downstream) -> After {
+    let mut trace = Trace::begin(shard);
+    let target = match admission::recognize(shard, agent, &mut trace) {
+        Ok(target) => target,
+        Err(reason) => return refuse(shard, agent, &trace, &reason).await,
+    };
+    match agent.read_body(&shard.config.proxy).await {
+        Ok(()) => {}
+        Err(BodyFault::Gone) => return After::Close,
+        Err(fault) => return refuse(shard, agent, &trace, &body_refusal(&fault)).await,
+    }
+    let admitted = match admission::admit(shard, agent, &target, &mut trace) {
+        Ok(admitted) => admitted,
+        Err(reason) => return refuse(shard, agent, &trace, &reason).await,
+    };
+    trace.sent();
+    match admission::forward(shard, agent, &target, &admitted).await {
+        Ok(reply) => deliver(shard, agent, &target, trace, admitted, reply).await,
+        Err(fault) => lose(shard, agent, &mut trace, admitted, &fault).await,
+    }
+}
+
+/// Settles by the vendor's reply and hands it to the agent.
+async fn deliver(
+    shard: &Rc<Shard>,
+    agent: &mut Downstream,
+    target: &Target,
+    mut trace: Trace,
+    admitted: Admitted,
+    mut reply: Reply,
+) -> After {
+    let price = target.price();
+    let read_up_to = if matches!(price, Price::AmountInRequest(_)) { PRICED_REPLY_BYTES_MAX } else { 0 };
+    if let Err(fault) = reply.read_up_to(read_up_to).await {
+        return lose(shard, agent, &mut trace, admitted, &fault).await;
+    }
+    trace.replied(&reply, target.vendor(shard));
+    let Admitted { hold, ticket, .. } = admitted;
+    let body = reply.is_complete().then_some(reply.body.as_slice());
+    let end = price::end(price, &trace.quote, reply.status(), body);
+    let (booking, outcome) = match end {
+        End::Settle(charge) => {
+            shard.metrics.above_quote.add(u64::from(charge > trace.quote.amount));
+            (hold.settle(charge), Outcome::Forwarded)
+        }
+        End::Release => (hold.release(), Outcome::Forwarded),
+        End::InDoubt => (hold.doubt(), Outcome::Unknown),
+    };
+    let ending = Ending::allowed(outcome, booking, reply.status());
+    if reply.is_complete() {
+        // The row is on its way before the agent knows the outcome.
+        trace.record(shard, agent, &ending);
+        drop(ticket);
+        write_whole(shard, agent, &trace, &reply);
+        reply.finish(target.pool(shard));
+        return after_flush(shard, agent).await;
+    }
+    let streamed = stream(shard, agent, &trace, &mut reply).await;
+    drop(ticket);
+    let cut = Ending { outcome: Outcome::Cut, ..ending };
+    let ending = if streamed.is_ok() || outcome == Outcome::Unknown { ending } else { cut };
+    trace.record(shard, agent, &ending);
+    match streamed {
+        Ok(()) => {
+            reply.finish(target.pool(shard));
+            keep(agent)
+        }
+        // What was delivered is not whole, which closing says.
+        Err(_) => After::Close,
+    }
+}
+
+/// The reply's head and body in one write.
+fn write_whole(shard: &Shard, agent: &mut Downstream, trace: &Trace, reply: &Reply) {
+    let framing = match reply.status() {
+        204 | 304 => BodyFraming::None,
+        _ => BodyFraming::Length(u64::try_from(reply.body.len()).unwrap_or(u64::MAX)),
+    };
+    write_head(shard, agent, trace, reply, framing);
+    agent.output.extend_from_slice(&reply.body);
+}
+
+fn write_head(shard: &Shard, agent: &mut Downstream, trace: &Trace, reply: &Reply, framing: BodyFraming) {
+    if shard.is_draining() {
+        agent.end_after_reply();
+    }
+    let close = !agent.can_go_on();
+    let (head, input) = reply.head();
+    let has_id = head.field(input, "request-id").is_some();
+    let id = trace.id.as_bytes();
+    let ours = [Some((&b"Keybrake-Request-Id"[..], id)), (!has_id).then_some((&b"Request-Id"[..], id))];
+    let theirs = head.fields(input).filter(|(name, _)| !head.drops(input, name));
+    let fields = theirs.chain(ours.into_iter().flatten());
+    encode::reply_head(&mut agent.output, reply.status(), fields, framing, close);
+}
+
+/// Passes a long reply on piece by piece; the next is read when the agent took the last.
+async fn stream(shard: &Rc<Shard>, agent: &mut Downstream, trace: &Trace, reply: &mut Reply) -> Result<(), ()> {
+    let framing = match reply.head().0.framing() {
+        ReplyFraming::Length(length) => BodyFraming::Length(length),
+        ReplyFraming::Chunked | ReplyFraming::UntilClose => BodyFraming::Chunked,
+        ReplyFraming::None => BodyFraming::None,
+    };
+    write_head(shard, agent, trace, reply, framing);
+    loop {
+        match framing {
+            BodyFraming::Chunked => encode::chunk(&mut agent.output, &reply.body),
+            BodyFraming::Length(_) | BodyFraming::None => agent.output.extend_from_slice(&reply.body),
+        }
+        reply.body.clear();
+        if reply.is_complete() {
+            if framing == BodyFraming::Chunked {
+                encode::last_chunk(&mut agent.output);
+            }
+            return agent.flush(&shard.config.proxy).await.map_err(drop);
+        }
+        agent.flush(&shard.config.proxy).await.map_err(drop)?;
+        reply.read_more().await.map_err(drop)?;
+    }
+}
+
+/// Ends an exchange whose reply did not come.
+async fn lose(
+    shard: &Rc<Shard>,
+    agent: &mut Downstream,
+    trace: &mut Trace,
+    admitted: Admitted,
+    fault: &Fault,
+) -> After {
+    let Admitted { hold, ticket, .. } = admitted;
+    drop(ticket);
+    let reason = match fault {
+        Fault::Unreachable(_) => Deny::VendorUnreachable,
+        Fault::Closed => Deny::Unauthorized,
+        Fault::TimedOut => Deny::VendorTimeout,
+        Fault::Broken => Deny::VendorBroken,
+    };
+    trace.lost();
+    let ending = if !fault.before_send() {
+        // The vendor may have acted on it, so the agent has spent it.
+        Ending::allowed(Outcome::Unknown, hold.doubt(), reason.status())
+    } else if matches!(fault, Fault::Closed) {
+        Ending::denied(Some(hold.release()))
+    } else {
+        Ending::allowed(Outcome::Failed, hold.release(), reason.status())
+    };
+    deny(shard, agent, trace, &reason, ending).await
+}
+
+/// Ends a request that nothing was held for.
+async fn refuse(shard: &Rc<Shard>, agent: &mut Downstream, trace: &Trace, reason: &Deny) -> After {
+    // A connection with an unread body cannot go on; a small body is read, so that it can.
+    if trace.has_key() && agent.has_small_body_left() {
+        drop(agent.read_body(&shard.config.proxy).await);
+    }
+    deny(shard, agent, trace, reason, Ending::denied(None)).await
+}
+
+/// Writes the row and the answer of a request that was refused or lost.
+async fn deny(shard: &Rc<Shard>, agent: &mut Downstream, trace: &Trace, reason: &Deny, ending: Ending) -> After {
+    let denial = reason.denial(shard.now(), &trace.allowed());
+    let is_decision = ending.outcome == Outcome::Denied;
+    let ending = Ending {
+        status: denial.status,
+        result: if is_decision { denial.code } else { ending.result },
+        ..ending
+    };
+    if trace.has_key() || shard.samples(shard.now()) {
+        trace.record(shard, agent, &ending);
+    }
+    let is_repeatable = agent.head().idempotency_key(agent.input()).is_some();
+    downstream::write_denial(agent, &denial, &trace.id, is_repeatable);
+    after_flush(shard, agent).await
+}
+
+async fn after_flush(shard: &Rc<Shard>, agent: &mut Downstream) -> After {
+    match agent.flush(&shard.config.proxy).await {
+        Ok(()) => keep(agent),
+        Err(_) => After::Close,
+    }
+}
+
+fn keep(agent: &Downstream) -> After {
+    if agent.can_go_on() { After::NextRequest } else { After::Close }
+}
+
+fn body_refusal(fault: &BodyFault) -> Deny {
+    match fault {
+        BodyFault::Refused(error) => Deny::Malformed { status: error.status(), problem: error.to_string().into() },
+        BodyFault::Gone | BodyFault::TooSlow => {
+            Deny::Malformed { status: 408, problem: "the body did not arrive in time".into() }
+        }
+    }
+}
+
+/// What an ended hold counts, where there was one.
+type Booked = Option<Booking>;

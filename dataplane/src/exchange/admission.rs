@@ -1,0 +1,207 @@
+//! From a parsed request to a permit, a hold and an intent, or to the reason why not.
+
+use std::rc::Rc;
+use std::sync::Arc;
+
+use keybrake_proto::catalog::price::{self, Priced, QuoteError};
+use keybrake_proto::catalog::{Call, Catalog, Operation, Price};
+use keybrake_proto::deny::Deny;
+use keybrake_proto::http1::{BodyFraming, Method, encode};
+use keybrake_proto::key;
+use keybrake_proto::ledger::Refusal;
+use keybrake_proto::policy::Permit;
+use keybrake_proto::route::{Route, route};
+use ring::digest;
+
+use super::row::Trace;
+use crate::downstream::Downstream;
+use crate::hold::Hold;
+use crate::pool::Pool;
+use crate::registry::KeyEntry;
+use crate::shard::Shard;
+use crate::upstream::{self, Admitted, Fault, Outgoing, Reply};
+
+/// The longest Idempotency-Key that vendors take.
+const IDEMPOTENCY_KEY_BYTES_MAX: usize = 255;
+
+/// A request that the policy allows, before its body was read.
+pub(super) struct Target {
+    entry: Arc<KeyEntry>,
+    pool: usize,
+    operation: Option<&'static Operation>,
+    method: Method,
+    /// The canonical path is so many last bytes of the path that arrived.
+    path_bytes: usize,
+    permit: std::cell::Cell<Option<Permit>>,
+}
+
+impl Target {
+    pub(super) fn pool<'a>(&self, shard: &'a Shard) -> &'a Pool {
+        // The index was taken from this very list, which never changes.
+        #[expect(clippy::indexing_slicing, reason = "an index of the same list")]
+        &shard.pools[self.pool]
+    }
+
+    pub(super) fn vendor(&self, shard: &Shard) -> &'static Catalog {
+        self.pool(shard).vendor.catalog
+    }
+
+    pub(super) fn price(&self) -> Price {
+        Call { method: self.method, path: &[], operation: self.operation }.price()
+    }
+}
+
+/// Finds the key, the vendor and the operation, and asks the policy.
+pub(super) fn recognize(shard: &Shard, agent: &Downstream, trace: &mut Trace) -> Result<Target, Deny> {
+    let (head, input) = (agent.head(), agent.input());
+    let Some(entry) = find_key(shard, agent) else {
+        shard.metrics.wrong_keys.add(1);
+        return Err(Deny::Unauthorized);
+    };
+    trace.recognized(&entry);
+    if !entry.is_open(shard.now()) {
+        return Err(Deny::Unauthorized);
+    }
+    let full_path = head.path(input);
+    let (vendor, path) = match route(full_path) {
+        Ok(Route::Vendor { mount, path }) => (mount, path),
+        Ok(Route::Bare { path }) => (entry.record.policy.vendor.as_bytes(), path),
+        Ok(Route::Keys | Route::Live | Route::Ready) => return Err(Deny::NotFound),
+        Err(_) => {
+            let problem = "the path is ambiguous; send the vendor's path behind the vendor's name";
+            return Err(Deny::Malformed { status: 400, problem: problem.into() });
+        }
+    };
+    let is_own = vendor == entry.record.policy.vendor.as_bytes();
+    let pool = shard.pools.iter().position(|pool| pool.vendor.config.name.as_bytes() == vendor);
+    let Some(pool) = pool.filter(|_| is_own) else { return Err(Deny::Vendor) };
+    let catalog = shard.pools.get(pool).map(|pool| pool.vendor.catalog).ok_or(Deny::Vendor)?;
+    let call = catalog.recognize(head.method(), path);
+    trace.called(catalog, &call);
+    if head.is_get_with_body() {
+        return Err(Deny::Malformed { status: 400, problem: "a GET must not have a body".into() });
+    }
+    let permit = entry.record.policy.permit(&call)?;
+    Ok(Target {
+        pool,
+        operation: call.operation,
+        method: head.method(),
+        path_bytes: path.len(),
+        permit: std::cell::Cell::new(Some(permit)),
+        entry,
+    })
+}
+
+/// The key in the vendor's credential slot; `None` for one that is unknown or malformed.
+fn find_key(shard: &Shard, agent: &Downstream) -> Option<Arc<KeyEntry>> {
+    let mut scratch = [0; 512];
+    let authorization = agent.head().authorization(agent.input())?;
+    let text = key::in_authorization(authorization, &mut scratch)?;
+    let digest = shard.digester.digest(text);
+    shard.registry.borrow().find(&digest).map(Arc::clone)
+}
+
+/// Prices the request, keeps the quote aside and records the intent. Nothing is awaited here: what
+/// was checked is what is held.
+pub(super) fn admit(
+    shard: &Rc<Shard>,
+    agent: &Downstream,
+    target: &Target,
+    trace: &mut Trace,
+) -> Result<Admitted, Deny> {
+    let (head, input) = (agent.head(), agent.input());
+    let request = Priced {
+        content_type: head.content_type(input),
+        is_encoded: head.content_encoding(input).is_some(),
+        query: head.query(input),
+        body: agent.body(),
+    };
+    let entry = &target.entry;
+    trace.quote = price::quote(target.price(), request, entry.bound()).map_err(unquoted)?;
+    if shard.is_draining() {
+        return Err(Deny::Draining);
+    }
+    if !shard.journal.has_room() {
+        return Err(Deny::AuditUnavailable);
+    }
+    let now = shard.now();
+    if !entry.is_open(now) {
+        return Err(Deny::Unauthorized);
+    }
+    let quote = trace.quote.amount;
+    let hold = Hold::reserve(entry, &shard.doubts, now.day(), quote).map_err(|refusal| match refusal {
+        Refusal::Closed => Deny::Unauthorized,
+        Refusal::OverCap { left, day } => {
+            let cap = entry.account.cap().unwrap_or(keybrake_proto::money::Micros::MAX);
+            Deny::OverCap { quote, left, cap, day }
+        }
+    })?;
+    let Some(permit) = target.permit.take() else {
+        hold.release();
+        return Err(Deny::Unauthorized);
+    };
+    match shard.journal.intent(entry.record.id, hold.day(), quote) {
+        Ok(intent) => trace.intent = Some(intent),
+        Err(_) => {
+            hold.release();
+            return Err(Deny::AuditUnavailable);
+        }
+    }
+    let ticket = shard.in_flight.board(entry.record.id);
+    Ok(Admitted { permit, hold, ticket })
+}
+
+fn unquoted(error: QuoteError) -> Deny {
+    match error {
+        QuoteError::Unpriced(why) => Deny::Unpriced(why),
+        QuoteError::Currency => Deny::Currency,
+        QuoteError::Malformed(problem) => Deny::Malformed { status: 400, problem },
+        QuoteError::MediaType => Deny::Malformed {
+            status: 415,
+            problem: "send the parameters as application/x-www-form-urlencoded, without Content-Encoding".into(),
+        },
+    }
+}
+
+/// Encodes the admitted request anew and sends it through the one door (N1, N2).
+pub(super) async fn forward(
+    shard: &Rc<Shard>,
+    agent: &Downstream,
+    target: &Target,
+    admitted: &Admitted,
+) -> Result<Reply, Fault> {
+    let (head, input) = (agent.head(), agent.input());
+    let pool = target.pool(shard);
+    let path = head.path(input);
+    let path = path.get(path.len().saturating_sub(target.path_bytes)..).unwrap_or_default();
+    let allowed = pool.vendor.catalog.request_fields;
+    let is_allowed = |name: &[u8]| allowed.iter().any(|field| field.as_bytes().eq_ignore_ascii_case(name));
+    let idempotency_key = head.idempotency_key(input).map(|key| namespaced(&target.entry, key));
+    let mut fields: Vec<(&[u8], &[u8])> = Vec::with_capacity(16);
+    for (name, value) in head.fields(input) {
+        if is_allowed(name) && !head.drops(input, name) {
+            fields.push((name, value));
+        }
+    }
+    fields.extend(idempotency_key.as_deref().map(|key| (&b"Idempotency-Key"[..], key)));
+    let has_body = head.framing() != BodyFraming::None || matches!(target.method, Method::Post | Method::Put | Method::Patch);
+    let outgoing = Outgoing {
+        line: encode::RequestLine { method: target.method, path, query: head.query(input) },
+        fields: &fields,
+        body: has_body.then(|| agent.body()),
+    };
+    upstream::forward(shard, pool, admitted, &outgoing).await
+}
+
+/// An Idempotency-Key of this vault key alone, so that no agent is handed another's stored answer
+/// (THREATS.md M8). The same key gives the same text, so that the vendor replays.
+fn namespaced(entry: &KeyEntry, key: &[u8]) -> Vec<u8> {
+    let prefix = entry.record.id.as_bytes();
+    let text = [prefix, &b"-"[..], key].concat();
+    if text.len() > IDEMPOTENCY_KEY_BYTES_MAX {
+        let hash = digest::digest(&digest::SHA256, key);
+        let hex: String = hash.as_ref().iter().map(|byte| format!("{byte:02x}")).collect();
+        return [prefix, &b"-"[..], hex.as_bytes()].concat();
+    }
+    text
+}

@@ -1,0 +1,176 @@
+//! What is known of an exchange, and its audit row.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use keybrake_proto::audit::{AuditRow, Outcome};
+use keybrake_proto::catalog::price::{Currency, Quote};
+use keybrake_proto::catalog::{Call, Catalog, Operation};
+use keybrake_proto::journal::IntentId;
+use keybrake_proto::money::Micros;
+use keybrake_proto::time::UnixMicros;
+
+use super::Booked;
+use crate::downstream::Downstream;
+use crate::registry::KeyEntry;
+use crate::shard::Shard;
+use crate::upstream::Reply;
+
+/// The longest text of an agent or a vendor in a row; paths are longer at most by their own limit.
+const TEXT_BYTES_MAX: usize = 256;
+
+/// What is known of an exchange so far.
+pub(super) struct Trace {
+    pub(super) id: String,
+    pub(super) quote: Quote,
+    pub(super) intent: Option<IntentId>,
+    ts: UnixMicros,
+    began: Instant,
+    sent: Option<Instant>,
+    vendor_us: u64,
+    entry: Option<Arc<KeyEntry>>,
+    vendor: &'static str,
+    operation: Option<&'static Operation>,
+    /// The canonical path is so many last bytes of the path that arrived.
+    path_bytes: Option<usize>,
+    vendor_request_id: Option<String>,
+}
+
+/// How an exchange ended.
+pub(super) struct Ending {
+    pub(super) outcome: Outcome,
+    /// The status the agent gets.
+    pub(super) status: u16,
+    /// `allowed`, or the code of the refusal.
+    pub(super) result: &'static str,
+    pub(super) booking: Booked,
+}
+
+impl Ending {
+    /// The policy allowed it.
+    pub(super) fn allowed(outcome: Outcome, booking: keybrake_proto::journal::Booking, status: u16) -> Ending {
+        Ending { outcome, status, result: "allowed", booking: Some(booking) }
+    }
+
+    /// keybrake refused it; status and code are the refusal's.
+    pub(super) fn denied(booking: Booked) -> Ending {
+        Ending { outcome: Outcome::Denied, status: 0, result: "", booking }
+    }
+}
+
+impl Trace {
+    /// A request whose head has just arrived.
+    pub(super) fn begin(shard: &Shard) -> Trace {
+        Trace {
+            id: shard.next_request_id(),
+            quote: Quote::default(),
+            intent: None,
+            ts: shard.now(),
+            began: Instant::now(),
+            sent: None,
+            vendor_us: 0,
+            entry: None,
+            vendor: "",
+            operation: None,
+            path_bytes: None,
+            vendor_request_id: None,
+        }
+    }
+
+    /// Its key is known.
+    pub(super) fn recognized(&mut self, entry: &Arc<KeyEntry>) {
+        self.entry = Some(Arc::clone(entry));
+    }
+
+    /// Its vendor and operation are known.
+    pub(super) fn called(&mut self, catalog: &'static Catalog, call: &Call<'_>) {
+        self.vendor = catalog.name;
+        self.operation = call.operation;
+        self.path_bytes = Some(call.path.len());
+    }
+
+    /// It goes to the vendor now.
+    pub(super) fn sent(&mut self) {
+        self.sent = Some(Instant::now());
+    }
+
+    /// The vendor's reply is there, or as much of it as is waited for.
+    pub(super) fn replied(&mut self, reply: &Reply, catalog: &Catalog) {
+        self.lost();
+        let (head, input) = reply.head();
+        self.vendor_request_id =
+            head.field(input, catalog.request_id_field).and_then(text).map(str::to_owned);
+    }
+
+    /// The vendor's part is over, without a reply.
+    pub(super) fn lost(&mut self) {
+        self.vendor_us = self.sent.map_or(0, |sent| micros_since(sent));
+    }
+
+    /// Whether the key was recognized.
+    pub(super) fn has_key(&self) -> bool {
+        self.entry.is_some()
+    }
+
+    /// The key's rules, for the message of a denial.
+    pub(super) fn allowed(&self) -> String {
+        let Some(entry) = &self.entry else { return String::new() };
+        let rules: Vec<String> = entry.record.policy.allowed_endpoints.iter().map(ToString::to_string).collect();
+        rules.join(", ")
+    }
+
+    /// Writes the exchange's row, with what its hold came to.
+    pub(super) fn record(&self, shard: &Shard, agent: &Downstream, ending: &Ending) {
+        let (head, input) = (agent.head(), agent.input());
+        let path = head.path(input);
+        let path = self.path_bytes.map_or(path, |bytes| path.get(path.len().saturating_sub(bytes)..).unwrap_or(path));
+        let path = std::str::from_utf8(path).unwrap_or_default();
+        let record = self.entry.as_ref().map(|entry| &entry.record);
+        let latency_us = micros_since(self.began);
+        let row = AuditRow {
+            ts: self.ts,
+            id: &self.id,
+            vault_key_id: record.map(|record| record.id),
+            label: record.and_then(|record| record.label.as_deref()),
+            agent_run_label: record.and_then(|record| record.agent_run_label.as_deref()),
+            vendor: self.vendor,
+            method: head.method(),
+            endpoint: self.operation.map_or(path, |operation| operation.pattern),
+            path,
+            status: ending.status,
+            policy_check_result: ending.result,
+            outcome: ending.outcome,
+            amount: ending.booking.map_or(Micros::ZERO, |booking| booking.charge),
+            quote: self.quote.amount,
+            currency: self.quote.currency.as_ref().map(Currency::as_str),
+            amount_minor: self.quote.amount_minor,
+            vendor_request_id: self.vendor_request_id.as_deref(),
+            idempotency_key: head.idempotency_key(input).and_then(text),
+            latency_us,
+            overhead_us: latency_us.saturating_sub(self.vendor_us),
+            client_addr: agent.peer(),
+            user_agent: head.field(input, "user-agent").and_then(text),
+            metadata: record.map_or_else(Vec::new, |record| {
+                record.metadata.iter().map(|(name, value)| (name.as_str(), value.as_str())).collect()
+            }),
+        };
+        let count = match ending.outcome {
+            Outcome::Forwarded | Outcome::Cut => &shard.metrics.forwarded,
+            Outcome::Denied => &shard.metrics.denied,
+            Outcome::Failed => &shard.metrics.failed,
+            Outcome::Unknown => &shard.metrics.unknown,
+        };
+        count.add(1);
+        shard.journal.outcome(self.intent, ending.booking, &row);
+    }
+}
+
+fn micros_since(instant: Instant) -> u64 {
+    u64::try_from(instant.elapsed().as_micros()).unwrap_or(u64::MAX)
+}
+
+/// A value as a text of bounded length; `None` where it is none.
+fn text(value: &[u8]) -> Option<&str> {
+    let value = value.get(..TEXT_BYTES_MAX).unwrap_or(value);
+    std::str::from_utf8(value).ok()
+}

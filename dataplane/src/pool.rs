@@ -1,0 +1,192 @@
+//! A shard's connections to one vendor.
+
+use std::cell::RefCell;
+use std::io;
+use std::net::SocketAddr;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use keybrake_proto::catalog::Catalog;
+use keybrake_proto::config::{self, Origin};
+use keybrake_proto::http1::ReplyHead;
+use keybrake_proto::secret::Secret;
+use rustls::ClientConfig;
+use rustls::pki_types::ServerName;
+
+use crate::deadline::{Deadline, Deadlines};
+use crate::metrics::Metrics;
+use crate::resolve::{self, AddressPolicy};
+use crate::rt::Tcp;
+use crate::tls::{self, TlsStream};
+use crate::transport::Transport;
+
+/// How long a connection may stay unused: below the 60 s and more after which vendors close theirs,
+/// so that a request rarely meets a connection that is just being closed.
+const IDLE_SECONDS: u64 = 30;
+
+/// How long addresses are used before the name is resolved again.
+const ADDRESS_LIFE: Duration = Duration::from_secs(30);
+
+/// A configured vendor, shared by all shards.
+pub(crate) struct Vendor {
+    pub(crate) config: config::Vendor,
+    pub(crate) catalog: &'static Catalog,
+    pub(crate) origin: Origin,
+    /// What stands in `Host`.
+    pub(crate) authority: String,
+    /// The whole `Authorization` line with the real credential.
+    pub(crate) authorization: Secret,
+    tls: Option<(Arc<ClientConfig>, ServerName<'static>)>,
+}
+
+impl Vendor {
+    /// Prepares a vendor whose `config` was checked. The error says what to change.
+    pub(crate) fn new(config: config::Vendor, credential: &Secret) -> Result<Vendor, String> {
+        let catalog = Catalog::of(&config.name).ok_or("is not in the catalog")?;
+        let origin = config.origin().map_err(|error| error.to_string())?;
+        let tls = if origin.tls {
+            let name = ServerName::try_from(origin.host.clone()).map_err(|error| error.to_string())?;
+            Some((tls::client_config(config.ca_file.as_deref())?, name))
+        } else {
+            None
+        };
+        let line = [b"Authorization: Bearer ", credential.expose(), b"\r\n"].concat();
+        let authority = origin.authority();
+        Ok(Vendor { catalog, origin, authority, authorization: Secret::new(line), tls, config })
+    }
+
+    /// Which addresses the name may have (THREATS.md E2).
+    fn address_policy(&self) -> AddressPolicy {
+        if !self.origin.tls {
+            AddressPolicy::LoopbackOnly
+        } else if self.config.allow_private_address {
+            AddressPolicy::Any
+        } else {
+            AddressPolicy::Public
+        }
+    }
+}
+
+/// A connection to a vendor, between or in exchanges.
+pub(crate) struct VendorConnection {
+    // Before the transport, whose descriptor it holds.
+    pub(crate) deadline: Deadline,
+    pub(crate) transport: Transport,
+    /// What was received and not yet read.
+    pub(crate) input: Vec<u8>,
+    /// The request being sent.
+    pub(crate) output: Vec<u8>,
+    pub(crate) head: ReplyHead,
+    /// It carried an exchange before.
+    pub(crate) is_reused: bool,
+}
+
+/// A shard's connections to one vendor.
+pub(crate) struct Pool {
+    pub(crate) vendor: Arc<Vendor>,
+    /// Last used last.
+    idle: RefCell<Vec<VendorConnection>>,
+    addresses: RefCell<Addresses>,
+}
+
+#[derive(Default)]
+struct Addresses {
+    known: Vec<SocketAddr>,
+    until: Option<Instant>,
+}
+
+impl Pool {
+    pub(crate) fn new(vendor: Arc<Vendor>) -> Pool {
+        Pool { vendor, idle: RefCell::default(), addresses: RefCell::default() }
+    }
+
+    /// A connection that was kept, and on which nothing has arrived since.
+    pub(crate) fn take_idle(&self) -> Option<VendorConnection> {
+        loop {
+            let connection = self.idle.borrow_mut().pop()?;
+            if !connection.deadline.has_expired() && !connection.transport.has_input() {
+                return Some(connection);
+            }
+        }
+    }
+
+    /// Keeps a connection whose last exchange ended cleanly (H7).
+    pub(crate) fn keep(&self, mut connection: VendorConnection) {
+        connection.is_reused = true;
+        connection.head.reset();
+        let mut idle = self.idle.borrow_mut();
+        if idle.len() < self.vendor.config.idle_connections_max {
+            connection.deadline.set_idle(IDLE_SECONDS);
+            idle.push(connection);
+        }
+    }
+
+    /// Drops connections that were unused for too long; called now and then.
+    pub(crate) fn prune(&self) {
+        self.idle.borrow_mut().retain(|connection| !connection.deadline.has_expired());
+    }
+
+    /// Drops all kept connections.
+    pub(crate) fn clear(&self) {
+        self.idle.borrow_mut().clear();
+    }
+
+    /// Addresses that are still fresh; an IP address needs no resolver.
+    pub(crate) fn fresh_addresses(&self) -> Option<Vec<SocketAddr>> {
+        let origin = &self.vendor.origin;
+        if let Some(address) = resolve::literal(&origin.host, origin.port) {
+            return Some(vec![address]);
+        }
+        let addresses = self.addresses.borrow();
+        addresses.until.is_some_and(|until| Instant::now() < until).then(|| addresses.known.clone())
+    }
+
+    /// Remembers what the resolver said.
+    pub(crate) fn remember(&self, known: &[SocketAddr]) {
+        let until = Instant::now().checked_add(ADDRESS_LIFE);
+        *self.addresses.borrow_mut() = Addresses { known: known.to_vec(), until };
+    }
+
+    /// Opens a connection to the first of `addresses` that answers and may be used.
+    pub(crate) async fn open(
+        &self,
+        addresses: Vec<SocketAddr>,
+        deadlines: &Rc<Deadlines>,
+        metrics: &Metrics,
+    ) -> io::Result<VendorConnection> {
+        // Checked at each connect: a name may lead elsewhere tomorrow.
+        let addresses = resolve::allowed(addresses, self.vendor.address_policy()).map_err(io::Error::other)?;
+        let limit = self.vendor.config.connect_timeout_s;
+        let mut failure = io::Error::from(io::ErrorKind::AddrNotAvailable);
+        for address in addresses {
+            match Tcp::connect(address, Duration::from_secs(limit)).await {
+                Ok(tcp) => {
+                    metrics.vendor_connections_opened.add(1);
+                    return self.equip(tcp, deadlines, limit).await;
+                }
+                Err(error) => failure = error,
+            }
+        }
+        Err(failure)
+    }
+
+    async fn equip(&self, tcp: Tcp, deadlines: &Rc<Deadlines>, limit: u64) -> io::Result<VendorConnection> {
+        let deadline = deadlines.slot(tcp.fd());
+        deadline.set(limit);
+        let transport = match &self.vendor.tls {
+            None => Transport::Plain(tcp),
+            Some((config, name)) => {
+                Transport::Tls(Box::new(TlsStream::connect(tcp, Arc::clone(config), name.clone()).await?))
+            }
+        };
+        Ok(VendorConnection {
+            deadline,
+            transport,
+            input: Vec::new(),
+            output: Vec::new(),
+            head: ReplyHead::new(),
+            is_reused: false,
+        })
+    }
+}

@@ -1,0 +1,108 @@
+//! What a proxy listener answers besides vendors: its health, and `/vault/keys`, which the admin
+//! process serves.
+
+use std::rc::Rc;
+use std::time::Duration;
+
+use keybrake_proto::deny::Deny;
+use keybrake_proto::http1::{BodyFraming, Method, ReplyHead, encode};
+
+use crate::downstream::{self, BodyFault, Downstream};
+use crate::exchange::After;
+use crate::pool::VendorConnection;
+use crate::rt::Tcp;
+use crate::shard::Shard;
+use crate::transport::Transport;
+use crate::upstream::Reply;
+
+/// How long the admin process may take.
+const TIMEOUT_SECONDS: u64 = 15;
+
+/// The longest reply of the admin process that is passed on, in bytes.
+const REPLY_BYTES_MAX: usize = 1024 * 1024;
+
+/// Headers that reach the admin process.
+const FIELDS: [&[u8]; 2] = [b"content-type", b"accept"];
+
+/// Answers a text of ours.
+pub(crate) async fn answer(shard: &Rc<Shard>, agent: &mut Downstream, status: u16, text: &str) -> After {
+    let close = !agent.can_go_on();
+    let fields = [(&b"Content-Type"[..], &b"text/plain"[..])];
+    let framing = BodyFraming::Length(u64::try_from(text.len()).unwrap_or_default());
+    encode::reply_head(&mut agent.output, status, fields, framing, close);
+    agent.output.extend_from_slice(text.as_bytes());
+    finish(shard, agent).await
+}
+
+/// Passes a request for a key on to the admin process, which alone judges its token.
+pub(crate) async fn keys(shard: &Rc<Shard>, agent: &mut Downstream) -> After {
+    let is_self = agent.head().path(agent.input()).ends_with(b"/self");
+    let expected = if is_self { Method::Get } else { Method::Post };
+    let reply = if agent.head().method() == expected { ask(shard, agent).await } else { Err(Deny::NotFound) };
+    let reply = match reply {
+        Ok(reply) => reply,
+        Err(reason) => {
+            let id = shard.next_request_id();
+            downstream::write_denial(agent, &reason.denial(shard.now(), ""), &id, true);
+            return finish(shard, agent).await;
+        }
+    };
+    let close = !agent.can_go_on();
+    let (head, input) = reply.head();
+    let framing = match reply.status() {
+        204 | 304 => BodyFraming::None,
+        _ => BodyFraming::Length(u64::try_from(reply.body.len()).unwrap_or(u64::MAX)),
+    };
+    encode::reply_head(&mut agent.output, reply.status(), head.fields(input), framing, close);
+    agent.output.extend_from_slice(&reply.body);
+    finish(shard, agent).await
+}
+
+async fn ask(shard: &Rc<Shard>, agent: &mut Downstream) -> Result<Reply, Deny> {
+    agent.read_body(&shard.config.proxy).await.map_err(|fault| match fault {
+        BodyFault::Refused(error) => Deny::Malformed { status: error.status(), problem: error.to_string().into() },
+        BodyFault::Gone | BodyFault::TooSlow => {
+            Deny::Malformed { status: 408, problem: "the body did not arrive in time".into() }
+        }
+    })?;
+    let address = shard.config.admin.listen;
+    let tcp = Tcp::connect(address, Duration::from_secs(TIMEOUT_SECONDS)).await;
+    let tcp = tcp.map_err(|_| Deny::AdminUnavailable)?;
+    let deadline = shard.deadlines.slot(tcp.fd());
+    deadline.set(TIMEOUT_SECONDS);
+    let mut connection = VendorConnection {
+        deadline,
+        transport: Transport::Plain(tcp),
+        input: Vec::new(),
+        output: Vec::new(),
+        head: ReplyHead::new(),
+        is_reused: false,
+    };
+    encode_request(&mut connection.output, agent, &address.to_string());
+    let output = std::mem::take(&mut connection.output);
+    let (written, _) = connection.transport.write_all(output).await;
+    written.map_err(|_| Deny::AdminUnavailable)?;
+    let mut reply = Reply::receive(connection).await.map_err(|_| Deny::AdminUnavailable)?;
+    reply.read_up_to(REPLY_BYTES_MAX).await.map_err(|_| Deny::AdminUnavailable)?;
+    if reply.is_complete() { Ok(reply) } else { Err(Deny::AdminUnavailable) }
+}
+
+fn encode_request(output: &mut Vec<u8>, agent: &Downstream, authority: &str) {
+    let (head, input) = (agent.head(), agent.input());
+    let line = encode::RequestLine { method: head.method(), path: head.path(input), query: head.query(input) };
+    let passes = |name: &[u8]| FIELDS.iter().any(|field| field.eq_ignore_ascii_case(name));
+    let fields = head.fields(input).filter(|(name, _)| passes(name));
+    let authorization = head.authorization(input).map(|value| [b"Authorization: ", value, b"\r\n"].concat());
+    let length = (head.method() != Method::Get).then(|| u64::try_from(agent.body().len()).unwrap_or(u64::MAX));
+    encode::request_head(output, line, authority.as_bytes(), fields, length, authorization.as_deref().unwrap_or_default());
+    if length.is_some() {
+        output.extend_from_slice(agent.body());
+    }
+}
+
+async fn finish(shard: &Rc<Shard>, agent: &mut Downstream) -> After {
+    match agent.flush(&shard.config.proxy).await {
+        Ok(()) if agent.can_go_on() => After::NextRequest,
+        Ok(()) | Err(_) => After::Close,
+    }
+}

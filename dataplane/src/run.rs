@@ -1,0 +1,223 @@
+//! Starts the threads, waits for a signal, drains and stops them.
+
+use std::io;
+use std::net::{SocketAddr, TcpListener};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, anyhow};
+use crossbeam_channel::{Receiver, Sender, bounded, select};
+use keybrake_proto::config::Config;
+use ring::rand::{SecureRandom as _, SystemRandom};
+use signal_hook::consts::{SIGINT, SIGTERM};
+use signal_hook::iterator::Signals;
+use socket2::{Domain, Protocol, Socket, Type};
+
+use crate::control::{self, Control};
+use crate::mailbox::Mailbox;
+use crate::metrics::Metrics;
+use crate::resolve::Resolver;
+use crate::rt::Kernel;
+use crate::shard::{Common, Message};
+use crate::state::{self, State};
+use crate::storage::{self, StorageHandle};
+use crate::worker::Worker;
+
+/// Connections the kernel holds for a listener before it is accepted.
+const BACKLOG: i32 = 4096;
+
+/// How long cut exchanges may take to record that they were cut.
+const CUT_WAIT: Duration = Duration::from_secs(2);
+
+/// Why the process ends with an error.
+pub(crate) enum Failure {
+    /// It could not start: a matter of configuration or of the machine.
+    Start(anyhow::Error),
+    /// It broke while running.
+    Running(anyhow::Error),
+}
+
+/// Runs the dataplane until a signal.
+pub(crate) fn run(config: Config) -> Result<(), Failure> {
+    let running = Running::start(config).map_err(Failure::Start)?;
+    running.wait().map_err(Failure::Running)
+}
+
+struct Running {
+    config: Arc<Config>,
+    control: Arc<Control>,
+    storage: StorageHandle,
+    ended: Receiver<io::Result<()>>,
+    signals: Receiver<i32>,
+}
+
+impl Running {
+    fn start(config: Config) -> anyhow::Result<Running> {
+        let started = Instant::now();
+        raise_descriptor_limit();
+        let signals = signals().context("signals cannot be handled")?;
+        let config = Arc::new(config);
+        let kernel = Kernel::choose(config.proxy.driver)
+            .with_context(|| "proxy.driver: this kernel refuses io_uring; use \"auto\" or \"epoll\"")?;
+        let workers = match config.proxy.workers {
+            0 => std::thread::available_parallelism().map_or(1, std::num::NonZero::get),
+            workers => workers,
+        };
+        let State { store, master, vendors, keys } = state::open(&config)?;
+        let listeners = bind(config.proxy.listen, workers)
+            .with_context(|| format!("proxy.listen {} cannot be used", config.proxy.listen))?;
+        let proxy_listen = listeners.first().map_or(Ok(config.proxy.listen), TcpListener::local_addr)?;
+        let socket = config.data.control_socket();
+        let control_listener =
+            control::bind(&socket).with_context(|| format!("control socket {} cannot be used", socket.display()))?;
+        // The thread is waited for by `flush_and_stop`, which also reports.
+        let (storage, _thread) = storage::start(store)?;
+        let common = Arc::new(Common {
+            config: Arc::clone(&config),
+            vendors,
+            digester: master.digester(),
+            resolver: Resolver::start().context("the resolver thread does not start")?,
+            storage: storage.clone(),
+        });
+        let (ended_sender, ended) = bounded(workers);
+        let mut control = Control {
+            shards: Vec::new(),
+            metrics: Vec::new(),
+            storage: storage.clone(),
+            digester: master.digester(),
+            vendors: config.vendor_names(),
+            proxy_listen: proxy_listen.to_string(),
+            kernel,
+            started,
+            draining: AtomicBool::new(false),
+            keys: control::Keys::new(&keys),
+        };
+        for (index, listener) in listeners.into_iter().enumerate() {
+            let metrics = Arc::new(Metrics::default());
+            let (mailbox, wake) = Mailbox::new()?;
+            control.shards.push(mailbox.clone());
+            control.metrics.push(Arc::clone(&metrics));
+            let worker = Worker {
+                index,
+                kernel,
+                common: Arc::clone(&common),
+                keys: Arc::clone(&keys),
+                listener,
+                metrics,
+                mailbox,
+                wake,
+                run: random()?,
+                connections_max: u64::try_from(config.proxy.connections_max.div_ceil(workers))?,
+                ended: ended_sender.clone(),
+            };
+            worker.start().context("a worker thread does not start")?;
+        }
+        let control = Arc::new(control);
+        control::start(control_listener, Arc::clone(&control)).context("the control thread does not start")?;
+        let workers_text = if workers == 1 { "1 worker".to_owned() } else { format!("{workers} workers") };
+        eprintln!("keybrake-dataplane: agents at http://{proxy_listen}, {workers_text}, {}", kernel.as_str());
+        Ok(Running { config, control, storage, ended, signals })
+    }
+
+    /// Waits for a signal, then drains: what runs is finished, what does not end in time is cut.
+    fn wait(self) -> anyhow::Result<()> {
+        select! {
+            recv(self.signals) -> _ => {}
+            recv(self.ended) -> result => {
+                let error = result.map_err(io::Error::other).flatten().err();
+                return Err(anyhow!("a worker ended: {}", error.map_or("without a reason".to_owned(), |e| e.to_string())));
+            }
+        }
+        let drain = Duration::from_secs(self.config.proxy.drain_timeout_s);
+        eprintln!("keybrake-dataplane: stopping; running requests may take {} s, a second signal cuts them", drain.as_secs());
+        self.control.draining.store(true, Ordering::Relaxed);
+        self.post_all(|| Message::Drain);
+        if !self.wait_for_workers(drain, true) {
+            self.post_all(|| Message::Cut);
+            if !self.wait_for_workers(CUT_WAIT, false) {
+                eprintln!("keybrake-dataplane: some requests did not end; their outcome is not recorded");
+            }
+        }
+        let stopped = self.storage.flush_and_stop().context("storage did not stop cleanly");
+        drop(std::fs::remove_file(self.config.data.control_socket()));
+        eprintln!("keybrake-dataplane: stopped");
+        stopped
+    }
+
+    fn post_all(&self, message: impl Fn() -> Message) {
+        for shard in &self.control.shards {
+            shard.post(message());
+        }
+    }
+
+    /// Whether every worker ended in time; a signal ends the wait where `heed_signals`.
+    fn wait_for_workers(&self, limit: Duration, heed_signals: bool) -> bool {
+        let late = crossbeam_channel::after(limit);
+        let never = crossbeam_channel::never();
+        let signals = if heed_signals { &self.signals } else { &never };
+        for _ in &self.control.shards {
+            select! {
+                recv(self.ended) -> _ => {}
+                recv(late) -> _ => return false,
+                recv(signals) -> _ => return false,
+            }
+        }
+        true
+    }
+}
+
+/// One listening socket a worker, all on one address; the kernel spreads connections over them.
+fn bind(address: SocketAddr, workers: usize) -> io::Result<Vec<TcpListener>> {
+    // Shared ports hide a second process on the same address, so one that is not shared comes first.
+    let probe = socket(address, false)?;
+    let address = probe.local_addr()?.as_socket().unwrap_or(address);
+    drop(probe);
+    (0..workers)
+        .map(|_| {
+            let socket = socket(address, true)?;
+            socket.listen(BACKLOG)?;
+            Ok(socket.into())
+        })
+        .collect()
+}
+
+fn socket(address: SocketAddr, shared: bool) -> io::Result<Socket> {
+    let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
+    socket.set_reuse_address(true)?;
+    socket.set_reuse_port(shared)?;
+    socket.bind(&address.into())?;
+    if !shared {
+        socket.listen(1)?;
+    }
+    Ok(socket)
+}
+
+/// Signals as a channel, so that they can be waited for beside other things.
+fn signals() -> io::Result<Receiver<i32>> {
+    let mut signals = Signals::new([SIGTERM, SIGINT])?;
+    let (sender, receiver): (Sender<i32>, _) = bounded(8);
+    std::thread::Builder::new().name("signals".to_owned()).spawn(move || {
+        for signal in signals.forever() {
+            drop(sender.try_send(signal));
+        }
+    })?;
+    Ok(receiver)
+}
+
+/// As many descriptors as the system allows: one for each agent and each vendor connection.
+fn raise_descriptor_limit() {
+    let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
+    // SAFETY: the pointer is to a live `rlimit`, which `getrlimit` fills in.
+    if unsafe { libc::getrlimit(libc::RLIMIT_NOFILE, &raw mut limit) } == 0 {
+        limit.rlim_cur = limit.rlim_max;
+        // SAFETY: the pointer is to a live `rlimit`. A refusal leaves the limit as it was.
+        let _ = unsafe { libc::setrlimit(libc::RLIMIT_NOFILE, &raw const limit) };
+    }
+}
+
+fn random() -> anyhow::Result<u64> {
+    let mut bytes = [0; 8];
+    SystemRandom::new().fill(&mut bytes).map_err(|_| anyhow!("the system gives no random bytes"))?;
+    Ok(u64::from_le_bytes(bytes))
+}

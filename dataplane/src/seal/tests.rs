@@ -1,0 +1,157 @@
+use std::fs;
+use std::os::unix::fs::PermissionsExt as _;
+use std::sync::atomic::{AtomicU32, Ordering};
+
+use super::*;
+
+/// A directory of this test's own, gone at its end.
+struct Directory(PathBuf);
+
+impl Directory {
+    fn new() -> Directory {
+        static NEXT: AtomicU32 = AtomicU32::new(0);
+        let name = format!("keybrake-seal-{}-{}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed));
+        let path = std::env::temp_dir().join(name);
+        fs::create_dir_all(&path).unwrap();
+        Directory(path)
+    }
+
+    fn key_file(&self) -> PathBuf {
+        self.0.join("new").join("master.key")
+    }
+}
+
+impl Drop for Directory {
+    fn drop(&mut self) {
+        fs::remove_dir_all(&self.0).unwrap();
+    }
+}
+
+fn master(byte: u8) -> MasterKey {
+    MasterKey::derive(&[byte; MASTER_BYTES])
+}
+
+fn secret() -> Secret {
+    Secret::new(b"sk_live_51H".to_vec())
+}
+
+#[test]
+fn the_file_is_made_once_and_then_read() {
+    let directory = Directory::new();
+    let path = directory.key_file();
+    assert_eq!(MasterKey::load(&path).unwrap_err(), SealError::Missing(path.clone()));
+    let (first, made) = MasterKey::load_or_create(&path).unwrap();
+    assert_eq!(made, Made::New);
+    let (second, made) = MasterKey::load_or_create(&path).unwrap();
+    assert_eq!(made, Made::Before);
+    assert_eq!(first.check_value(), second.check_value());
+    assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
+    let text = fs::read_to_string(&path).unwrap();
+    assert_eq!(text.len(), 65, "64 digits and a newline");
+    assert_eq!(fs::read_dir(path.parent().unwrap()).unwrap().count(), 1, "the temporary file is gone");
+}
+
+#[test]
+fn a_file_that_is_there_is_never_written_over() {
+    let directory = Directory::new();
+    let path = directory.key_file();
+    assert_eq!(file::create(&path, &[1; MASTER_BYTES]), Ok(Made::New));
+    assert_eq!(file::create(&path, &[2; MASTER_BYTES]), Ok(Made::Before));
+    assert_eq!(file::read(&path).unwrap(), Zeroizing::new([1; MASTER_BYTES]));
+}
+
+#[test]
+fn a_file_open_to_others_is_refused_with_the_command_that_helps() {
+    let directory = Directory::new();
+    let path = directory.key_file();
+    MasterKey::load_or_create(&path).unwrap();
+    for mode in [0o644, 0o640, 0o602, 0o601] {
+        fs::set_permissions(&path, fs::Permissions::from_mode(mode)).unwrap();
+        let error = MasterKey::load_or_create(&path).unwrap_err();
+        assert_eq!(error, SealError::Exposed { path: path.clone(), mode });
+        assert!(error.to_string().ends_with(&format!("run: chmod 600 {}", path.display())), "{error}");
+    }
+    fs::set_permissions(&path, fs::Permissions::from_mode(0o400)).unwrap();
+    assert!(MasterKey::load(&path).is_ok());
+}
+
+#[test]
+fn a_file_that_is_no_key_is_refused() {
+    let directory = Directory::new();
+    let path = directory.key_file();
+    MasterKey::load_or_create(&path).unwrap();
+    for text in ["", "\n", &"0".repeat(63), &"0".repeat(66), &"g".repeat(64), &"+0".repeat(32)] {
+        fs::write(&path, text).unwrap();
+        assert_eq!(
+            MasterKey::load_or_create(&path).unwrap_err(),
+            SealError::Malformed(path.clone()),
+            "{text}"
+        );
+    }
+    fs::write(&path, "aB".repeat(32)).unwrap();
+    assert_eq!(MasterKey::load(&path).unwrap().check_value(), master(0xab).check_value());
+}
+
+#[test]
+fn a_secret_opens_only_as_what_it_was_sealed_for() {
+    let master = master(1);
+    let sealed = master.seal("stripe", "default", 3, &secret()).unwrap();
+    assert_eq!(master.open("stripe", "default", 3, &sealed), Ok(secret()));
+    for (vendor, account, version) in
+        [("stripe", "default", 4), ("stripe", "other", 3), ("stripede", "fault", 3), ("", "stripedefault", 3)]
+    {
+        let damaged = SealError::Damaged { vendor: vendor.to_owned(), account: account.to_owned() };
+        assert_eq!(master.open(vendor, account, version, &sealed), Err(damaged));
+    }
+}
+
+#[test]
+fn every_flipped_bit_and_every_cut_is_noticed() {
+    let master = master(1);
+    let sealed = master.seal("stripe", "default", 1, &secret()).unwrap();
+    for bit in 0..sealed.len() * 8 {
+        let mut flipped = sealed.clone();
+        flipped[bit / 8] ^= 1 << (bit % 8);
+        assert!(master.open("stripe", "default", 1, &flipped).is_err(), "bit {bit}");
+    }
+    for end in 0..sealed.len() {
+        assert!(master.open("stripe", "default", 1, &sealed[..end]).is_err(), "cut at {end}");
+    }
+}
+
+#[test]
+fn another_master_key_is_told_apart_from_damage() {
+    let (right, wrong) = (master(1), master(2));
+    let sealed = right.seal("stripe", "default", 1, &secret()).unwrap();
+    assert_eq!(wrong.open("stripe", "default", 1, &sealed), Err(SealError::WrongMasterKey));
+    assert_eq!(wrong.check(&right.check_value()), Err(SealError::WrongMasterKey));
+    assert_eq!(right.check(&right.check_value()), Ok(()));
+    let mut newer = sealed;
+    newer[0] = 2;
+    assert_eq!(right.open("stripe", "default", 1, &newer), Err(SealError::Format(2)));
+}
+
+#[test]
+fn sealing_twice_gives_different_bytes_that_show_nothing() {
+    let master = master(1);
+    let first = master.seal("stripe", "default", 1, &secret()).unwrap();
+    let second = master.seal("stripe", "default", 1, &secret()).unwrap();
+    assert_ne!(first, second);
+    assert!(!first.windows(4).any(|bytes| bytes == b"sk_l"));
+}
+
+/// These values are on disk: the test fails where a change of the derivation would lock users out.
+#[test]
+fn derived_values_never_change() {
+    let master = master(7);
+    assert_eq!(hex(&master.check_value()), CHECK_OF_SEVENS);
+    assert_eq!(hex(&master.digester().digest(b"vault_key_x").0), DIGEST_OF_SEVENS);
+    assert_eq!(master.digester().digest(b"vault_key_x"), master.digester().clone().digest(b"vault_key_x"));
+}
+
+const CHECK_OF_SEVENS: &str = "157a6be4491aecc2e9202984337267d9";
+const DIGEST_OF_SEVENS: &str = "1d5dff063ac48735ca1c76a6f6b1a5b00f211aaa89cad1860f9d9adaaf8f290b";
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}

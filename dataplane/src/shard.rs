@@ -1,0 +1,219 @@
+//! The state one worker owns. Other threads reach it through its mailbox only.
+
+use std::cell::{Cell, RefCell};
+use std::io;
+use std::net::SocketAddr;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use crossbeam_channel::Sender;
+use futures_channel::oneshot;
+use keybrake_proto::config::Config;
+use keybrake_proto::key::KeyId;
+use keybrake_proto::time::UnixMicros;
+
+use crate::deadline::Deadlines;
+use crate::hold::Doubts;
+use crate::in_flight::InFlight;
+use crate::journal::Journal;
+use crate::mailbox::Mailbox;
+use crate::metrics::Metrics;
+use crate::pool::{Pool, Vendor, VendorConnection};
+use crate::registry::{KeyEntry, Registry};
+use crate::resolve::{ResolveError, ResolverHandle};
+use crate::seal::KeyDigester;
+use crate::storage::StorageHandle;
+
+/// What another thread asks of a shard.
+pub(crate) enum Message {
+    /// Know a new key.
+    Add { entry: Arc<KeyEntry>, ack: Ack },
+    /// A key's account was closed: say so when none of its requests can still reach the vendor.
+    Revoked { key: KeyId, ack: Ack },
+    /// The resolver's answer for an exchange of this shard.
+    Resolved { answer: Result<Vec<SocketAddr>, ResolveError>, waiting: oneshot::Sender<Resolved> },
+    /// Admit nothing new, finish what runs.
+    Drain,
+    /// Time is over: cut what still runs.
+    Cut,
+}
+
+type Resolved = Result<Vec<SocketAddr>, ResolveError>;
+
+/// "In force on this shard", with the number of the key's exchanges at the vendor.
+pub(crate) struct Ack(pub(crate) Sender<u64>);
+
+impl Ack {
+    fn send(self, at_vendor: u64) {
+        // The control thread may have stopped waiting; it has then answered "pending".
+        drop(self.0.try_send(at_vendor));
+    }
+}
+
+/// What every shard is made from.
+pub(crate) struct Common {
+    pub(crate) config: Arc<Config>,
+    pub(crate) vendors: Vec<Arc<Vendor>>,
+    pub(crate) digester: KeyDigester,
+    pub(crate) resolver: ResolverHandle,
+    pub(crate) storage: StorageHandle,
+}
+
+/// One worker's state.
+pub(crate) struct Shard {
+    pub(crate) config: Arc<Config>,
+    pub(crate) registry: RefCell<Registry>,
+    pub(crate) pools: Vec<Pool>,
+    pub(crate) in_flight: Rc<InFlight>,
+    pub(crate) doubts: Rc<Doubts>,
+    pub(crate) deadlines: Rc<Deadlines>,
+    pub(crate) journal: Journal,
+    pub(crate) metrics: Arc<Metrics>,
+    pub(crate) digester: KeyDigester,
+    pub(crate) storage: StorageHandle,
+    resolver: ResolverHandle,
+    mailbox: Mailbox<Message>,
+    /// Makes request ids of this shard and this run unlike all others.
+    run: u64,
+    requests: Cell<u64>,
+    sampled_second: Cell<u64>,
+    draining: Cell<bool>,
+    /// Woken when draining begins, so that nothing more is accepted.
+    drain: RefCell<Option<oneshot::Sender<()>>>,
+}
+
+impl Shard {
+    /// A shard that knows `keys`. `run` is random. The receiver is told when draining begins.
+    pub(crate) fn new(
+        common: &Common,
+        keys: &[Arc<KeyEntry>],
+        metrics: Arc<Metrics>,
+        mailbox: Mailbox<Message>,
+        run: u64,
+    ) -> (Rc<Shard>, oneshot::Receiver<()>) {
+        let mut registry = Registry::default();
+        for entry in keys {
+            registry.insert(Arc::clone(entry));
+        }
+        let (drain, drained) = oneshot::channel();
+        let shard = Shard {
+            config: Arc::clone(&common.config),
+            registry: RefCell::new(registry),
+            pools: common.vendors.iter().map(|vendor| Pool::new(Arc::clone(vendor))).collect(),
+            in_flight: Rc::default(),
+            doubts: Rc::new(Doubts::new(Arc::clone(&metrics))),
+            deadlines: Rc::default(),
+            journal: Journal::new(common.storage.clone()),
+            metrics,
+            digester: common.digester.clone(),
+            storage: common.storage.clone(),
+            resolver: common.resolver.clone(),
+            mailbox,
+            run,
+            requests: Cell::new(0),
+            sampled_second: Cell::new(0),
+            draining: Cell::new(false),
+            drain: RefCell::new(Some(drain)),
+        };
+        (Rc::new(shard), drained)
+    }
+
+    /// Obeys every message there is: once per loop turn, and before each first byte.
+    pub(crate) fn obey(&self) {
+        while let Some(message) = self.mailbox.take() {
+            match message {
+                Message::Add { entry, ack } => {
+                    self.registry.borrow_mut().insert(entry);
+                    ack.send(0);
+                }
+                Message::Revoked { key, ack } => {
+                    self.in_flight.acknowledge(key, move |at_vendor| ack.send(at_vendor));
+                }
+                // The exchange may have given up.
+                Message::Resolved { answer, waiting } => drop(waiting.send(answer)),
+                Message::Drain => self.begin_drain(),
+                Message::Cut => self.deadlines.cut_all(),
+            }
+        }
+    }
+
+    /// Whether the shard may wait; `false` while messages are there.
+    pub(crate) fn may_sleep(&self) -> bool {
+        self.mailbox.fall_asleep()
+    }
+
+    /// Whether the process is stopping.
+    pub(crate) fn is_draining(&self) -> bool {
+        self.draining.get()
+    }
+
+    /// Ten times a second: deadlines, doubts, late records, unused connections.
+    pub(crate) fn tick(&self) {
+        self.deadlines.tick();
+        self.doubts.tick();
+        self.journal.retry();
+        for pool in &self.pools {
+            pool.prune();
+        }
+    }
+
+    /// The time of day.
+    pub(crate) fn now(&self) -> UnixMicros {
+        let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        UnixMicros(u64::try_from(since.as_micros()).unwrap_or(u64::MAX))
+    }
+
+    /// The pool of the vendor of this name.
+    pub(crate) fn pool(&self, vendor: &[u8]) -> Option<&Pool> {
+        self.pools.iter().find(|pool| pool.vendor.config.name.as_bytes() == vendor)
+    }
+
+    /// An id no other request has.
+    pub(crate) fn next_request_id(&self) -> String {
+        let number = self.requests.get();
+        self.requests.set(number.wrapping_add(1));
+        format!("req_{:016x}{number:08x}", self.run)
+    }
+
+    /// Whether a request without a valid key gets a row: one in each second does (SETTLED Q25).
+    pub(crate) fn samples(&self, now: UnixMicros) -> bool {
+        self.sampled_second.replace(now.as_seconds()) != now.as_seconds()
+    }
+
+    /// Opens a connection to a vendor, resolving its name where that is not fresh.
+    pub(crate) async fn connect(&self, pool: &Pool) -> io::Result<VendorConnection> {
+        let addresses = match pool.fresh_addresses() {
+            Some(addresses) => addresses,
+            None => {
+                let origin = &pool.vendor.origin;
+                let addresses = self.resolve(origin.host.clone(), origin.port).await?;
+                pool.remember(&addresses);
+                addresses
+            }
+        };
+        pool.open(addresses, &self.deadlines, &self.metrics).await
+    }
+
+    async fn resolve(&self, host: String, port: u16) -> io::Result<Vec<SocketAddr>> {
+        let (waiting, answer) = oneshot::channel();
+        let mailbox = self.mailbox.clone();
+        let done = move |answer| mailbox.post(Message::Resolved { answer, waiting });
+        self.resolver.resolve(host, port, Box::new(done));
+        match answer.await {
+            Ok(answer) => answer.map_err(io::Error::other),
+            Err(oneshot::Canceled) => Err(io::ErrorKind::Interrupted.into()),
+        }
+    }
+
+    fn begin_drain(&self) {
+        self.draining.set(true);
+        if let Some(drain) = self.drain.borrow_mut().take() {
+            drop(drain.send(()));
+        }
+        for pool in &self.pools {
+            pool.clear();
+        }
+        self.deadlines.end_idle();
+    }
+}

@@ -1,0 +1,137 @@
+//! What is opened before anything runs: directory, master key, store, credentials and keys.
+
+use std::collections::HashMap;
+use std::fs::DirBuilder;
+use std::os::unix::fs::DirBuilderExt as _;
+use std::sync::Arc;
+
+use anyhow::{Context as _, bail};
+use keybrake_proto::config::{self, Config};
+use keybrake_proto::ledger::Word;
+use keybrake_proto::money::Micros;
+use keybrake_proto::secret::Secret;
+use keybrake_proto::time::Day;
+
+use crate::pool::Vendor;
+use crate::registry::KeyEntry;
+use crate::seal::{Made, MasterKey};
+use crate::storage::{Store, StoredCredential};
+
+/// The vendor account a credential belongs to; named accounts come with `keybrake vendor`.
+const ACCOUNT: &str = "default";
+
+const FIRST_VERSION: u32 = 1;
+
+/// The dataplane's state as of the last run.
+pub(crate) struct State {
+    pub(crate) store: Store,
+    pub(crate) master: MasterKey,
+    pub(crate) vendors: Vec<Arc<Vendor>>,
+    pub(crate) keys: Arc<[Arc<KeyEntry>]>,
+}
+
+/// Opens everything, or says in one line what is wrong and what to do.
+pub(crate) fn open(config: &Config) -> anyhow::Result<State> {
+    let dir = &config.data.dir;
+    DirBuilder::new()
+        .recursive(true)
+        .mode(0o700)
+        .create(dir)
+        .with_context(|| format!("data.dir {} cannot be made; choose another or change its rights", dir.display()))?;
+    let store = Store::open(&config.data.store_dir())?;
+    let master = master_key(config, &store)?;
+    let vendors = config.vendors.iter().map(|vendor| open_vendor(&store, &master, vendor)).collect::<anyhow::Result<_>>()?;
+    let keys = open_keys(&store)?;
+    Ok(State { store, master, vendors, keys })
+}
+
+fn master_key(config: &Config, store: &Store) -> anyhow::Result<MasterKey> {
+    let path = config.data.master_key_file();
+    let Some(check) = store.master_check()? else {
+        let (master, made) = MasterKey::load_or_create(&path)?;
+        store.put_master_check(&master.check_value())?;
+        if made == Made::New {
+            eprintln!(
+                "keybrake-dataplane: made the master key {}; keep a copy elsewhere, without it the stored \
+                 credentials are lost",
+                path.display()
+            );
+        }
+        return Ok(master);
+    };
+    // A store that was sealed with a master key is never given a new one.
+    let master = MasterKey::load(&path)?;
+    master.check(&check)?;
+    Ok(master)
+}
+
+fn open_vendor(store: &Store, master: &MasterKey, vendor: &config::Vendor) -> anyhow::Result<Arc<Vendor>> {
+    let name = &vendor.name;
+    let given = given_credential(vendor)?;
+    let credential = match store.credential(name, ACCOUNT)? {
+        Some(stored) => {
+            let credential = master.open(name, ACCOUNT, stored.version, &stored.sealed)?;
+            if given.is_some_and(|given| given != credential) {
+                eprintln!(
+                    "keybrake-dataplane: vendor {name}: the credential given now differs from the stored one, which \
+                     is used; it is imported at the first start only"
+                );
+            }
+            credential
+        }
+        None => {
+            let Some(credential) = given else { bail!("{}", no_credential(vendor)) };
+            let sealed = master.seal(name, ACCOUNT, FIRST_VERSION, &credential)?;
+            store.put_credential(name, ACCOUNT, &StoredCredential { version: FIRST_VERSION, sealed })?;
+            eprintln!("keybrake-dataplane: vendor {name}: credential imported and sealed");
+            credential
+        }
+    };
+    let vendor = Vendor::new(vendor.clone(), &credential);
+    vendor.map(Arc::new).map_err(|problem| anyhow::anyhow!("vendor {name}: {problem}"))
+}
+
+fn no_credential(vendor: &config::Vendor) -> String {
+    let name = &vendor.name;
+    match (&vendor.credential_env, &vendor.credential_file) {
+        (Some(variable), _) => format!("vendor {name} has no credential yet: set {variable} for the first start"),
+        (None, Some(path)) => format!("vendor {name} has no credential yet: write it to {}", path.display()),
+        (None, None) => {
+            format!("vendor {name} has no credential yet: give credential_env or credential_file in its [[vendor]]")
+        }
+    }
+}
+
+/// The credential of the environment or the file (SETTLED Q27); `None` where neither is there.
+fn given_credential(vendor: &config::Vendor) -> anyhow::Result<Option<Secret>> {
+    let name = &vendor.name;
+    let bytes = match (&vendor.credential_env, &vendor.credential_file) {
+        (Some(variable), _) => std::env::var_os(variable).map(std::ffi::OsString::into_encoded_bytes),
+        (None, Some(path)) if path.exists() => {
+            Some(std::fs::read(path).with_context(|| format!("vendor {name}: credential_file {}", path.display()))?)
+        }
+        (None, Some(_) | None) => None,
+    };
+    let Some(secret) = bytes.map(Secret::new) else { return Ok(None) };
+    let trimmed = secret.expose().trim_ascii();
+    if trimmed.is_empty() {
+        return Ok(None);
+    }
+    if !trimmed.iter().all(u8::is_ascii_graphic) {
+        bail!("vendor {name}: its credential holds blanks or control characters; give the bare secret");
+    }
+    Ok(Some(Secret::new(trimmed.to_vec())))
+}
+
+/// Every key with what it had committed.
+fn open_keys(store: &Store) -> anyhow::Result<Arc<[Arc<KeyEntry>]>> {
+    let mut spend: HashMap<_, _> = store.spend()?.into_iter().collect();
+    let entry = |record: crate::registry::KeyRecord| {
+        let word = match spend.remove(&record.id) {
+            Some(spend) => Word { closed: false, day: spend.day, held: Micros::ZERO, committed: spend.committed },
+            None => Word::open(Day::default()),
+        };
+        Arc::new(KeyEntry::new(record, word))
+    };
+    Ok(store.keys()?.into_iter().map(entry).collect())
+}

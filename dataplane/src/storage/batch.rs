@@ -1,0 +1,70 @@
+//! Puts that are written together or not at all.
+
+/// A column family. All of them are made with the store: a reader in another process cannot follow
+/// one that is made later.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(super) enum Family {
+    /// Key id → record.
+    Keys,
+    /// Vendor and account → sealed credential.
+    Credentials,
+    /// Sequence → row; rows never change.
+    Audit,
+    /// Key id → what it has committed.
+    Spend,
+    /// Vendor object → what was already counted for it; empty in this version.
+    Objects,
+    /// Schema version and the like.
+    Meta,
+}
+
+impl Family {
+    pub(super) const ALL: [Family; 6] =
+        [Family::Keys, Family::Credentials, Family::Audit, Family::Spend, Family::Objects, Family::Meta];
+
+    pub(super) const fn name(self) -> &'static str {
+        match self {
+            Family::Keys => "keys",
+            Family::Credentials => "credentials",
+            Family::Audit => "audit",
+            Family::Spend => "spend",
+            Family::Objects => "objects",
+            Family::Meta => "meta",
+        }
+    }
+}
+
+/// The puts, in order. It knows nothing of RocksDB, so it can be written again after a failure.
+#[derive(Debug, Default)]
+pub(super) struct Batch {
+    /// Keys and values, one behind the other.
+    bytes: Vec<u8>,
+    lengths: Vec<(Family, usize, usize)>,
+}
+
+impl Batch {
+    pub(super) fn put(&mut self, family: Family, key: &[u8], value: &[u8]) {
+        self.bytes.extend_from_slice(key);
+        self.bytes.extend_from_slice(value);
+        self.lengths.push((family, key.len(), value.len()));
+    }
+
+    pub(super) fn puts(&self) -> impl Iterator<Item = (Family, &[u8], &[u8])> {
+        let mut rest = self.bytes.as_slice();
+        self.lengths.iter().map_while(move |(family, key_bytes, value_bytes)| {
+            let (key, behind) = rest.split_at_checked(*key_bytes)?;
+            let (value, behind) = behind.split_at_checked(*value_bytes)?;
+            rest = behind;
+            Some((*family, key, value))
+        })
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.lengths.is_empty()
+    }
+
+    /// Puts into `family`.
+    pub(super) fn count(&self, family: Family) -> usize {
+        self.lengths.iter().filter(|(of, ..)| *of == family).count()
+    }
+}

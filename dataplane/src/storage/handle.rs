@@ -1,0 +1,243 @@
+//! The way to the storage thread, and what every other thread may know of it.
+
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::thread::{self, JoinHandle};
+use std::time::{Duration, Instant};
+
+use crossbeam_channel::{Sender, TrySendError, bounded};
+
+use super::books::Books;
+use super::format::encode_key;
+use super::writer::{Command, Done, KeyWrite, Sink, Waits, Writer};
+use super::{Store, StoreError};
+use crate::registry::KeyRecord;
+
+/// Records that may wait for the disk.
+const RECORDS_MAX: usize = 65_536;
+
+/// Key writes that may wait for the disk.
+const COMMANDS_MAX: usize = 4096;
+
+/// A write that takes longer is a disk that hangs (THREATS.md G7).
+const STALL: Duration = Duration::from_secs(2);
+
+const WAITS: Waits = Waits { retry: Duration::from_millis(100), stop: Duration::from_secs(10) };
+
+/// Starts the thread `storage`, which owns the store from now on.
+pub(crate) fn start(store: Store) -> Result<(StorageHandle, JoinHandle<()>), StoreError> {
+    let books = Books::new(store.spend()?, store.next_audit_sequence()?);
+    let limits = Limits { records_max: RECORDS_MAX, stall: STALL, waits: WAITS };
+    start_with(store, books, limits)
+        .map_err(|error| StoreError::Io(format!("cannot start the storage thread: {error}")))
+}
+
+/// What tests make small.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Limits {
+    pub(super) records_max: usize,
+    pub(super) stall: Duration,
+    pub(super) waits: Waits,
+}
+
+pub(super) fn start_with(
+    sink: impl Sink,
+    books: Books,
+    limits: Limits,
+) -> io::Result<(StorageHandle, JoinHandle<()>)> {
+    let shared = Arc::new(Shared::new(limits.stall));
+    let (commands, waiting_commands) = bounded(COMMANDS_MAX);
+    let (records, waiting_records) = bounded(limits.records_max);
+    let writer =
+        Writer::new(sink, books, waiting_commands, waiting_records, limits.waits, Arc::clone(&shared));
+    let thread = thread::Builder::new().name("storage".to_owned()).spawn(move || writer.run())?;
+    // Admission stops at nine tenths: the rest is for the outcomes of what was admitted.
+    let room = limits.records_max.saturating_sub(limits.records_max.div_ceil(10));
+    Ok((StorageHandle { commands, records, room, shared }, thread))
+}
+
+/// The queue is full or the thread has ended; the record comes back.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Full(pub(crate) Vec<u8>);
+
+/// What the storage thread has done, for `/metrics`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Counters {
+    /// Audit rows written since the start.
+    pub(crate) rows: u64,
+    /// Batches they were written in.
+    pub(crate) batches: u64,
+    /// How long the last one took.
+    pub(crate) last_batch_us: u64,
+    /// Records that wait.
+    pub(crate) queued: usize,
+    /// Intents without an outcome.
+    pub(crate) open_intents: u64,
+    /// Records that were none: a bug.
+    pub(crate) damaged: u64,
+    /// Whether the last write succeeded.
+    pub(crate) healthy: bool,
+}
+
+/// The way to the storage thread. When the last one is dropped the thread writes what is queued and
+/// ends; [`StorageHandle::flush_and_stop`] also waits for it.
+#[derive(Clone)]
+pub(crate) struct StorageHandle {
+    commands: Sender<Command>,
+    records: Sender<Vec<u8>>,
+    /// Records that may wait before admission stops.
+    room: usize,
+    shared: Arc<Shared>,
+}
+
+impl StorageHandle {
+    /// Queues encoded records of `proto::journal`. Never blocks.
+    pub(crate) fn record(&self, bytes: Vec<u8>) -> Result<(), Full> {
+        self.records.try_send(bytes).map_err(|error| Full(error.into_inner()))
+    }
+
+    /// Whether what is admitted now will have its audit row (I4): the disk takes writes, the one
+    /// that runs is not hanging, and the queue is below 90 %.
+    pub(crate) fn has_room(&self) -> bool {
+        self.records.len() < self.room && self.shared.takes_writes()
+    }
+
+    /// Stores `record` over the one with its id; issue and revoke alike. Never blocks.
+    ///
+    /// `done` is called once: with `Ok` when it is on disk. With an error an issued key does not
+    /// exist. A revocation the disk refused ([`StoreError::Io`]) is kept, and tried again until it
+    /// is on disk or the process ends; after [`StoreError::Busy`] it is for the caller to try again.
+    /// It runs on the storage thread, or on this one where the queue is full, and should only post
+    /// the answer.
+    pub(crate) fn put_key(
+        &self,
+        record: &KeyRecord,
+        done: impl FnOnce(Result<(), StoreError>) + Send + 'static,
+    ) {
+        let value = match encode_key(record) {
+            Ok(value) => value,
+            Err(error) => return done(Err(error)),
+        };
+        let (id, revoked) = (record.id, record.revoked_at.is_some());
+        let write = KeyWrite { id, value, revoked, done: Done::new(done) };
+        let (command, error) = match self.commands.try_send(Command::Put(write)) {
+            Ok(()) => return,
+            Err(TrySendError::Full(command)) => (command, StoreError::Busy),
+            Err(TrySendError::Disconnected(command)) => (command, StoreError::Stopped),
+        };
+        if let Command::Put(write) = command {
+            write.done.tell(Err(error));
+        }
+    }
+
+    /// Writes all that is queued, syncs it and closes the store; returns when that is done. Blocks,
+    /// at most some seconds on a disk that refuses. Records that other threads send from now on
+    /// may be lost: stop the workers first.
+    pub(crate) fn flush_and_stop(&self) -> Result<(), StoreError> {
+        let (stop, stopped) = bounded(1);
+        self.commands.send(Command::Stop(stop)).map_err(|_| StoreError::Stopped)?;
+        stopped.recv().unwrap_or(Err(StoreError::Stopped))
+    }
+
+    /// What the thread has done.
+    pub(crate) fn counters(&self) -> Counters {
+        Counters {
+            rows: self.shared.rows.load(Ordering::Relaxed),
+            batches: self.shared.batches.load(Ordering::Relaxed),
+            last_batch_us: self.shared.last_batch_us.load(Ordering::Relaxed),
+            queued: self.records.len(),
+            open_intents: self.shared.open_intents.load(Ordering::Relaxed),
+            damaged: self.shared.damaged.load(Ordering::Relaxed),
+            healthy: self.shared.healthy.load(Ordering::Relaxed),
+        }
+    }
+}
+
+/// What the storage thread writes and the others read. Nothing is ordered by it, so all is relaxed.
+pub(super) struct Shared {
+    epoch: Instant,
+    stall_us: u64,
+    /// When the write that runs began, in microseconds since `epoch`; 0 while none runs.
+    writing_since_us: AtomicU64,
+    healthy: AtomicBool,
+    stopped: AtomicBool,
+    rows: AtomicU64,
+    batches: AtomicU64,
+    last_batch_us: AtomicU64,
+    open_intents: AtomicU64,
+    damaged: AtomicU64,
+}
+
+impl Shared {
+    fn new(stall: Duration) -> Shared {
+        Shared {
+            epoch: Instant::now(),
+            stall_us: micros(stall),
+            writing_since_us: AtomicU64::new(0),
+            healthy: AtomicBool::new(true),
+            stopped: AtomicBool::new(false),
+            rows: AtomicU64::new(0),
+            batches: AtomicU64::new(0),
+            last_batch_us: AtomicU64::new(0),
+            open_intents: AtomicU64::new(0),
+            damaged: AtomicU64::new(0),
+        }
+    }
+
+    fn takes_writes(&self) -> bool {
+        self.healthy.load(Ordering::Relaxed) && !self.stopped.load(Ordering::Relaxed) && !self.is_stalled()
+    }
+
+    /// Reads the clock only while a write runs.
+    fn is_stalled(&self) -> bool {
+        let since = self.writing_since_us.load(Ordering::Relaxed);
+        since != 0 && self.now_us().saturating_sub(since) > self.stall_us
+    }
+
+    /// Never 0.
+    fn now_us(&self) -> u64 {
+        micros(self.epoch.elapsed()).saturating_add(1)
+    }
+
+    /// Runs a write; also gives how long it took, in microseconds.
+    pub(super) fn timed<T>(&self, write: impl FnOnce() -> T) -> (T, u64) {
+        let since = self.now_us();
+        self.writing_since_us.store(since, Ordering::Relaxed);
+        let result = write();
+        self.writing_since_us.store(0, Ordering::Relaxed);
+        (result, self.now_us().saturating_sub(since))
+    }
+
+    pub(super) fn set_healthy(&self) {
+        if !self.healthy.load(Ordering::Relaxed) {
+            self.healthy.store(true, Ordering::Relaxed);
+            eprintln!("storage: the disk takes writes again; requests are forwarded");
+        }
+    }
+
+    pub(super) fn set_unhealthy(&self, error: &StoreError) {
+        if self.healthy.swap(false, Ordering::Relaxed) {
+            eprintln!("storage: {error}; until then no request is forwarded, and nothing is lost");
+        }
+    }
+
+    pub(super) fn stop(&self) {
+        self.stopped.store(true, Ordering::Relaxed);
+    }
+
+    pub(super) fn count_batch(&self, rows: usize, took_us: u64) {
+        self.rows.fetch_add(rows as u64, Ordering::Relaxed);
+        self.batches.fetch_add(1, Ordering::Relaxed);
+        self.last_batch_us.store(took_us, Ordering::Relaxed);
+    }
+
+    pub(super) fn set_books(&self, open_intents: u64, damaged: u64) {
+        self.open_intents.store(open_intents, Ordering::Relaxed);
+        self.damaged.store(damaged, Ordering::Relaxed);
+    }
+}
+
+fn micros(duration: Duration) -> u64 {
+    u64::try_from(duration.as_micros()).unwrap_or(u64::MAX)
+}

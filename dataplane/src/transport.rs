@@ -1,0 +1,46 @@
+//! A connection's bytes, plain or encrypted.
+
+use std::io;
+use std::os::fd::RawFd;
+
+use crate::rt::{self, Tcp};
+use crate::tls::TlsStream;
+
+/// A connection's bytes.
+pub(crate) enum Transport {
+    /// Agents, and stand-in vendors on loopback.
+    Plain(Tcp),
+    /// Vendors.
+    Tls(Box<TlsStream>),
+}
+
+impl Transport {
+    /// Reads behind what `buf` holds, at most `room` bytes; 0 is the end of the stream.
+    pub(crate) async fn read(&mut self, buf: Vec<u8>, room: usize) -> (io::Result<usize>, Vec<u8>) {
+        match self {
+            Transport::Plain(tcp) => tcp.read(buf, room).await,
+            Transport::Tls(tls) => tls.read(buf, room).await,
+        }
+    }
+
+    /// Writes all of `buf` and hands it back.
+    pub(crate) async fn write_all(&mut self, buf: Vec<u8>) -> (io::Result<()>, Vec<u8>) {
+        match self {
+            Transport::Plain(tcp) => tcp.write_all(buf).await,
+            Transport::Tls(tls) => tls.write_all(buf).await,
+        }
+    }
+
+    /// The descriptor below, while this lives.
+    pub(crate) fn fd(&self) -> RawFd {
+        match self {
+            Transport::Plain(tcp) => tcp.fd(),
+            Transport::Tls(tls) => tls.tcp().fd(),
+        }
+    }
+
+    /// Whether an idle connection has bytes or its end to read.
+    pub(crate) fn has_input(&self) -> bool {
+        rt::has_input(self.fd())
+    }
+}

@@ -1,0 +1,236 @@
+//! The one door to a vendor: sends an admitted request and reads the reply.
+//!
+//! Nothing is sent without a [`Permit`] and a [`Hold`], and nothing is sent twice but a GET.
+
+use std::io;
+use std::rc::Rc;
+
+use keybrake_proto::http1::{BodyDecoder, HeadLimits, Method, Parsed, ReplyHead, encode};
+use keybrake_proto::policy::Permit;
+use zeroize::Zeroize as _;
+
+use crate::hold::Hold;
+use crate::in_flight::Ticket;
+use crate::pool::{Pool, VendorConnection};
+use crate::shard::Shard;
+
+/// Read at once.
+const READ_BYTES: usize = 16 * 1024;
+
+/// Read at once, once a body is known to be large: fewer trips through the ring.
+const BULK_READ_BYTES: usize = 128 * 1024;
+
+/// Interim replies (1xx) in front of a final one (THREATS.md H7).
+const INTERIM_MAX: u32 = 8;
+
+/// What lets a request through the door.
+pub(crate) struct Admitted {
+    #[expect(dead_code, reason = "that it exists is the proof")]
+    pub(crate) permit: Permit,
+    pub(crate) hold: Hold,
+    pub(crate) ticket: Ticket,
+}
+
+/// A request as it goes to the vendor, in parts that were parsed.
+pub(crate) struct Outgoing<'a> {
+    pub(crate) line: encode::RequestLine<'a>,
+    /// Fields of the allowlist.
+    pub(crate) fields: &'a [(&'a [u8], &'a [u8])],
+    /// The whole body; `None` sends no Content-Length.
+    pub(crate) body: Option<&'a [u8]>,
+}
+
+/// What broke between keybrake and the vendor.
+#[derive(Debug)]
+pub(crate) enum Fault {
+    /// No connection: nothing was sent.
+    Unreachable(io::Error),
+    /// The key was closed after admission: nothing was sent.
+    Closed,
+    /// The vendor may have acted; it was too slow.
+    TimedOut,
+    /// The vendor may have acted; its answer broke off or is not HTTP.
+    Broken,
+}
+
+impl Fault {
+    /// Whether the vendor cannot have seen the request.
+    pub(crate) fn before_send(&self) -> bool {
+        matches!(self, Fault::Unreachable(_) | Fault::Closed)
+    }
+}
+
+/// A vendor's reply: its head, and as much of its body as was asked for.
+pub(crate) struct Reply {
+    connection: VendorConnection,
+    decoder: BodyDecoder,
+    /// Bytes of the connection's input that are the head.
+    head_bytes: usize,
+    /// Decoded and not yet taken.
+    pub(crate) body: Vec<u8>,
+}
+
+/// Sends an admitted request and reads the reply's head.
+pub(crate) async fn forward(
+    shard: &Rc<Shard>,
+    pool: &Pool,
+    admitted: &Admitted,
+    outgoing: &Outgoing<'_>,
+) -> Result<Reply, Fault> {
+    let mut connection = match pool.take_idle() {
+        Some(connection) => {
+            shard.metrics.vendor_connections_reused.add(1);
+            connection
+        }
+        None => shard.connect(pool).await.map_err(Fault::Unreachable)?,
+    };
+    loop {
+        let may_repeat = connection.is_reused && outgoing.line.method == Method::Get;
+        match exchange(shard, pool, admitted, outgoing, connection).await {
+            // A kept connection may have been closed by the vendor in the same moment.
+            Err(Fault::Broken) if may_repeat => {
+                connection = shard.connect(pool).await.map_err(Fault::Unreachable)?;
+            }
+            done => return done,
+        }
+    }
+}
+
+/// Carries one request on `connection`.
+async fn exchange(
+    shard: &Rc<Shard>,
+    pool: &Pool,
+    admitted: &Admitted,
+    outgoing: &Outgoing<'_>,
+    mut connection: VendorConnection,
+) -> Result<Reply, Fault> {
+    encode_request(&mut connection.output, pool, outgoing);
+    shard.obey();
+    // The last look. From here to the end of the send the exchange counts as sent (SETTLED Q20).
+    if !admitted.hold.entry().is_open(shard.now()) {
+        connection.output.zeroize();
+        pool.keep(connection);
+        return Err(Fault::Closed);
+    }
+    admitted.ticket.looked();
+    connection.deadline.set(pool.vendor.config.timeout_s);
+    let output = std::mem::take(&mut connection.output);
+    let (written, mut output) = connection.transport.write_all(output).await;
+    // The buffer held the credential (S1).
+    output.zeroize();
+    connection.output = output;
+    admitted.ticket.sent();
+    if written.is_err() {
+        return Err(connection.fault());
+    }
+    Reply::receive(connection).await
+}
+
+/// Head and body in one buffer, so that they leave in one write.
+fn encode_request(output: &mut Vec<u8>, pool: &Pool, outgoing: &Outgoing<'_>) {
+    let vendor = &pool.vendor;
+    let body = outgoing.body.unwrap_or_default();
+    let own: &[(&[u8], &[u8])] = &[(b"Accept-Encoding", b"identity")];
+    let fields = outgoing.fields.iter().chain(own).copied();
+    let length = outgoing.body.map(|body| u64::try_from(body.len()).unwrap_or(u64::MAX));
+    let head_bytes: usize = outgoing.fields.iter().map(|(name, value)| name.len().saturating_add(value.len())).sum();
+    // Room for all of it: a buffer that grows leaves a copy of the credential behind.
+    output.reserve(head_bytes.saturating_mul(2).saturating_add(body.len()).saturating_add(1024));
+    let authority = vendor.authority.as_bytes();
+    encode::request_head(output, outgoing.line, authority, fields, length, vendor.authorization.expose());
+    output.extend_from_slice(body);
+}
+
+impl VendorConnection {
+    /// Reads the final reply's head; answers its length.
+    async fn read_head(&mut self) -> Result<usize, Fault> {
+        let mut interim = 0u32;
+        loop {
+            match self.head.parse(&self.input, &HeadLimits::REPLY) {
+                Ok(Parsed::Complete { head_bytes }) if !self.head.is_interim() => return Ok(head_bytes),
+                Ok(Parsed::Complete { head_bytes }) if interim < INTERIM_MAX => {
+                    self.input.drain(..head_bytes);
+                    self.head.reset();
+                    interim = interim.saturating_add(1);
+                }
+                Ok(Parsed::Partial) => {
+                    if self.read(READ_BYTES).await? == 0 {
+                        return Err(self.fault());
+                    }
+                }
+                Ok(Parsed::Complete { .. }) | Err(_) => return Err(Fault::Broken),
+            }
+        }
+    }
+
+    async fn read(&mut self, room: usize) -> Result<usize, Fault> {
+        let input = std::mem::take(&mut self.input);
+        let (read, input) = self.transport.read(input, room).await;
+        self.input = input;
+        read.map_err(|_| self.fault())
+    }
+
+    fn fault(&self) -> Fault {
+        if self.deadline.has_expired() { Fault::TimedOut } else { Fault::Broken }
+    }
+}
+
+impl Reply {
+    /// Reads a reply's head, and what came with it.
+    pub(crate) async fn receive(mut connection: VendorConnection) -> Result<Reply, Fault> {
+        let head_bytes = connection.read_head().await?;
+        let decoder = BodyDecoder::of_reply(connection.head.framing(), u64::MAX);
+        let mut reply = Reply { connection, decoder, head_bytes, body: Vec::new() };
+        reply.decode_rest_of_input()?;
+        Ok(reply)
+    }
+
+    /// The reply's status.
+    pub(crate) fn status(&self) -> u16 {
+        self.connection.head.status()
+    }
+
+    /// The reply's head and the bytes it speaks of.
+    pub(crate) fn head(&self) -> (&ReplyHead, &[u8]) {
+        (&self.connection.head, &self.connection.input)
+    }
+
+    /// Whether the whole body was read.
+    pub(crate) fn is_complete(&self) -> bool {
+        self.decoder.is_done()
+    }
+
+    /// Reads until the body is complete or more than `limit` bytes of it are there.
+    pub(crate) async fn read_up_to(&mut self, limit: usize) -> Result<(), Fault> {
+        while !self.is_complete() && self.body.len() <= limit {
+            self.read_more().await?;
+        }
+        Ok(())
+    }
+
+    /// Reads the next piece of the body behind what is there.
+    pub(crate) async fn read_more(&mut self) -> Result<(), Fault> {
+        let room = if self.body.len() >= READ_BYTES { BULK_READ_BYTES } else { READ_BYTES };
+        if self.connection.read(room).await? == 0 {
+            return self.decoder.end_of_input().map_err(|_| self.connection.fault());
+        }
+        self.decode_rest_of_input()
+    }
+
+    /// Gives the connection back where the exchange ended cleanly; else drops it (H7).
+    pub(crate) fn finish(mut self, pool: &Pool) {
+        let has_surplus = self.connection.input.len() > self.head_bytes;
+        if self.is_complete() && !has_surplus && !self.connection.head.close() {
+            self.connection.input.clear();
+            pool.keep(self.connection);
+        }
+    }
+
+    fn decode_rest_of_input(&mut self) -> Result<(), Fault> {
+        let input = self.connection.input.get(self.head_bytes..).unwrap_or_default();
+        let progress = self.decoder.decode(input, &mut self.body).map_err(|_| Fault::Broken)?;
+        let decoded = self.head_bytes..self.head_bytes.saturating_add(progress.consumed);
+        self.connection.input.drain(decoded);
+        Ok(())
+    }
+}

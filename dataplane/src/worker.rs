@@ -1,0 +1,84 @@
+//! A worker: one pinned thread, one runtime, one shard.
+
+use std::io;
+use std::net::TcpListener;
+use std::os::unix::net::UnixStream;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::thread;
+
+use crossbeam_channel::Sender;
+
+use crate::deadline::TICK;
+use crate::listener;
+use crate::mailbox::Mailbox;
+use crate::metrics::Metrics;
+use crate::registry::KeyEntry;
+use crate::rt::{self, Kernel, Listener, WakeLine};
+use crate::shard::{Common, Message, Shard};
+
+/// What a worker is started with.
+pub(crate) struct Worker {
+    pub(crate) index: usize,
+    pub(crate) kernel: Kernel,
+    pub(crate) common: Arc<Common>,
+    pub(crate) keys: Arc<[Arc<KeyEntry>]>,
+    pub(crate) listener: TcpListener,
+    pub(crate) metrics: Arc<Metrics>,
+    pub(crate) mailbox: Mailbox<Message>,
+    pub(crate) wake: UnixStream,
+    /// Random: makes request ids of this worker unlike all others.
+    pub(crate) run: u64,
+    pub(crate) connections_max: u64,
+    /// Told when the worker has ended.
+    pub(crate) ended: Sender<io::Result<()>>,
+}
+
+impl Worker {
+    /// Starts the thread.
+    pub(crate) fn start(self) -> io::Result<()> {
+        let name = format!("worker-{}", self.index);
+        thread::Builder::new().name(name).spawn(move || {
+            let ended = self.ended.clone();
+            rt::pin_to_core(self.index);
+            let result = self.kernel.block_on(self.run()).flatten();
+            // Nobody listens when the process is going down.
+            drop(ended.send(result));
+        })?;
+        Ok(())
+    }
+
+    /// Serves until draining is done.
+    async fn run(self) -> io::Result<()> {
+        let listener = Listener::from_std(self.listener, self.kernel)?;
+        let wake = WakeLine::from_std(self.wake, self.kernel)?;
+        let (shard, drained) = Shard::new(&self.common, &self.keys, self.metrics, self.mailbox, self.run);
+        drop((self.keys, self.common));
+        // A panic in these two would leave the shard deaf, so the process ends and is restarted.
+        let accept = listener::run(Rc::clone(&shard), listener, drained, self.connections_max);
+        rt::spawn(accept, || std::process::abort());
+        rt::spawn(read_mailbox(Rc::clone(&shard), wake), || std::process::abort());
+        loop {
+            rt::sleep(TICK).await;
+            shard.tick();
+            if shard.is_draining() && shard.metrics.connections.read() == 0 && shard.journal.retry() {
+                return Ok(());
+            }
+        }
+    }
+}
+
+/// Obeys messages as they come.
+async fn read_mailbox(shard: Rc<Shard>, mut wake: WakeLine) {
+    let mut buf = vec![0; 64];
+    loop {
+        shard.obey();
+        if shard.may_sleep() {
+            let (is_open, used) = wake.wait(buf).await;
+            if !is_open {
+                return;
+            }
+            buf = used;
+        }
+    }
+}
