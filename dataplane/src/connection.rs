@@ -2,8 +2,8 @@
 
 use std::rc::Rc;
 
-use crate::downstream::{Downstream, End};
-use crate::exchange::{self, After};
+use crate::downstream::{After, Downstream, End};
+use crate::exchange;
 use crate::shard::Shard;
 
 /// Serves requests until the connection ends.

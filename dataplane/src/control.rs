@@ -131,7 +131,9 @@ impl Control {
             Request::IssueKey(spec) => self.issue(&spec),
             Request::ListKeys { after, limit } => self.keys.list(after, limit),
             Request::ShowKey(id) => self.keys.show(id),
-            Request::SelfKey { vault_key } => self.keys.show_self(&self.digester.digest(vault_key.as_bytes())),
+            Request::SelfKey { vault_key } => {
+                self.keys.show_self(&self.digester.digest(vault_key.as_bytes()))
+            }
             Request::RevokeKey(id) => self.revoke(id, arrived),
         }
     }
@@ -166,7 +168,12 @@ impl Control {
             number("rows_total", "counter", "Audit rows written.", storage.rows),
             number("batches_total", "counter", "Batches they were written in.", storage.batches),
             number("last_batch_us", "gauge", "How long the last batch took.", storage.last_batch_us),
-            number("queued", "gauge", "Records that wait.", u64::try_from(storage.queued).unwrap_or(u64::MAX)),
+            number(
+                "queued",
+                "gauge",
+                "Records that wait.",
+                u64::try_from(storage.queued).unwrap_or(u64::MAX),
+            ),
             number("open_intents", "gauge", "Exchanges whose outcome is not recorded.", storage.open_intents),
             number("damaged_total", "counter", "Records that could not be read: a bug.", storage.damaged),
             number("healthy", "gauge", "1 while the last write succeeded.", u64::from(storage.healthy)),
@@ -200,7 +207,8 @@ pub(crate) fn ask_to_revoke(socket: &Path, id: KeyId) -> Result<control::Revoked
     peer.set_read_timeout(Some(PEER_TIMEOUT)).map_err(unreachable)?;
     let frame = control::encode(&Request::RevokeKey(id)).map_err(|error| error.to_string())?;
     peer.write_all(&frame).map_err(unreachable)?;
-    let body = read_frame(&mut peer).map_err(unreachable)?.ok_or("the dataplane closed the control socket")?;
+    let body =
+        read_frame(&mut peer).map_err(unreachable)?.ok_or("the dataplane closed the control socket")?;
     match control::decode(&body).map_err(|error| error.to_string())? {
         Reply::Revoked(revoked) => Ok(revoked),
         Reply::Refused(refused) => Err(refused.message),

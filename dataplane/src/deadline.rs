@@ -14,7 +14,10 @@ use crate::rt::{self, Direction};
 /// How often the slots are walked, so how late a deadline may be.
 pub(crate) const TICK: Duration = Duration::from_millis(100);
 
-const TICKS_PER_SECOND: u64 = 10;
+/// [`TICK`]s in a second.
+pub(crate) const TICKS_PER_SECOND: u64 = 10;
+
+const _: () = assert!(TICK.as_millis() == 1000 / TICKS_PER_SECOND as u128);
 
 const NEVER: u64 = u64::MAX;
 

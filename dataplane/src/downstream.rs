@@ -6,7 +6,9 @@ use std::rc::Rc;
 
 use keybrake_proto::config::Proxy;
 use keybrake_proto::deny::Deny;
-use keybrake_proto::http1::{BodyDecoder, BodyFraming, BodyError, HeadError, HeadLimits, Parsed, RequestHead, encode};
+use keybrake_proto::http1::{
+    BodyDecoder, BodyError, BodyFraming, HeadError, HeadLimits, Parsed, RequestHead, encode,
+};
 
 use crate::deadline::{Deadline, Deadlines};
 use crate::rt::{self, Direction};
@@ -26,6 +28,15 @@ const LINGER_BYTES: usize = 256 * 1024;
 const SMALL_BODY_BYTES: u64 = 16 * 1024;
 
 const LINGER_SECONDS: u64 = 2;
+
+/// What becomes of an agent's connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum After {
+    /// It may carry another request.
+    NextRequest,
+    /// It ends.
+    Close,
+}
 
 /// Why no further request comes from a connection.
 #[derive(Debug)]

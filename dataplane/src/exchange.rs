@@ -18,7 +18,7 @@ use keybrake_proto::http1::{BodyFraming, HeadError, ReplyFraming, encode};
 use keybrake_proto::journal::Booking;
 use keybrake_proto::route::{Route, route};
 
-use crate::downstream::{self, BodyFault, Downstream};
+use crate::downstream::{self, After, BodyFault, Downstream};
 use crate::relay;
 use crate::shard::Shard;
 use crate::upstream::{Admitted, Fault, Reply};
@@ -28,15 +28,6 @@ use row::{Ending, Trace};
 /// Replies of priced calls are read up to here for their charge; of a longer one the quote is the
 /// charge (SETTLED Q24).
 const PRICED_REPLY_BYTES_MAX: usize = 256 * 1024;
-
-/// What becomes of the agent's connection.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum After {
-    /// It may carry another request.
-    NextRequest,
-    /// It ends.
-    Close,
-}
 
 /// Serves the request whose head `agent` has read.
 pub(crate) async fn serve(shard: &Rc<Shard>, agent: &mut Downstream) -> After {
@@ -162,7 +153,12 @@ fn write_head(shard: &Shard, agent: &mut Downstream, trace: &Trace, reply: &Repl
 }
 
 /// Passes a long reply on piece by piece; the next is read when the agent took the last.
-async fn stream(shard: &Rc<Shard>, agent: &mut Downstream, trace: &Trace, reply: &mut Reply) -> Result<(), ()> {
+async fn stream(
+    shard: &Rc<Shard>,
+    agent: &mut Downstream,
+    trace: &Trace,
+    reply: &mut Reply,
+) -> Result<(), ()> {
     let framing = match reply.head().0.framing() {
         ReplyFraming::Length(length) => BodyFraming::Length(length),
         ReplyFraming::Chunked | ReplyFraming::UntilClose => BodyFraming::Chunked,
@@ -202,6 +198,9 @@ async fn lose(
         Fault::TimedOut => Deny::VendorTimeout,
         Fault::Broken => Deny::VendorBroken,
     };
+    if let Fault::Unreachable(error) = fault {
+        shard.complain(trace.vendor(), error);
+    }
     trace.lost();
     let ending = if !fault.before_send() {
         // The vendor may have acted on it, so the agent has spent it.
@@ -224,7 +223,13 @@ async fn refuse(shard: &Rc<Shard>, agent: &mut Downstream, trace: &Trace, reason
 }
 
 /// Writes the row and the answer of a request that was refused or lost.
-async fn deny(shard: &Rc<Shard>, agent: &mut Downstream, trace: &Trace, reason: &Deny, ending: Ending) -> After {
+async fn deny(
+    shard: &Rc<Shard>,
+    agent: &mut Downstream,
+    trace: &Trace,
+    reason: &Deny,
+    ending: Ending,
+) -> After {
     let denial = reason.denial(shard.now(), &trace.allowed());
     let is_decision = ending.outcome == Outcome::Denied;
     let ending = Ending {
@@ -253,7 +258,9 @@ fn keep(agent: &Downstream) -> After {
 
 fn body_refusal(fault: &BodyFault) -> Deny {
     match fault {
-        BodyFault::Refused(error) => Deny::Malformed { status: error.status(), problem: error.to_string().into() },
+        BodyFault::Refused(error) => {
+            Deny::Malformed { status: error.status(), problem: error.to_string().into() }
+        }
         BodyFault::Gone | BodyFault::TooSlow => {
             Deny::Malformed { status: 408, problem: "the body did not arrive in time".into() }
         }

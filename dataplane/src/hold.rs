@@ -10,12 +10,12 @@ use keybrake_proto::ledger::Refusal;
 use keybrake_proto::money::Micros;
 use keybrake_proto::time::Day;
 
-use crate::deadline::TICK;
+use crate::deadline::TICKS_PER_SECOND;
 use crate::metrics::Metrics;
 use crate::registry::KeyEntry;
 
 /// How long an unknown outcome stays held before it is booked at its quote (SETTLED Q1).
-const DOUBT_TICKS: u64 = 3600 * 1000 / TICK.as_millis() as u64;
+const DOUBT_TICKS: u64 = 3600 * TICKS_PER_SECOND;
 
 /// A quote kept aside in a key's account. Only [`Hold::reserve`] makes one.
 ///
@@ -107,7 +107,7 @@ impl Doubts {
         }
     }
 
-    /// Books what was in doubt for an hour at its quote; called every [`TICK`].
+    /// Books what was in doubt for an hour at its quote; called every tick.
     pub(crate) fn tick(&self) {
         let now = self.now.get().saturating_add(1);
         self.now.set(now);

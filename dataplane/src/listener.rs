@@ -15,7 +15,12 @@ use crate::transport::Transport;
 const BACK_OFF: Duration = Duration::from_millis(10);
 
 /// Accepts until draining begins. The listening socket closes when this returns.
-pub(crate) async fn run(shard: Rc<Shard>, listener: Listener, mut drained: oneshot::Receiver<()>, limit: u64) {
+pub(crate) async fn run(
+    shard: Rc<Shard>,
+    listener: Listener,
+    mut drained: oneshot::Receiver<()>,
+    limit: u64,
+) {
     while let Some(accepted) = rt::unless(&mut drained, listener.accept()).await {
         let Ok((tcp, peer)) = accepted else {
             rt::sleep(BACK_OFF).await;

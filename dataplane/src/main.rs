@@ -117,7 +117,8 @@ impl DriverArgument {
 fn read_config(path: &Path) -> Result<Config, String> {
     let text = std::fs::read_to_string(path)
         .map_err(|error| format!("config {}: {error}; give --config FILE", path.display()))?;
-    let environment = std::env::vars_os().filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)));
+    let environment = std::env::vars_os()
+        .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)));
     Config::parse(&text, environment).map_err(|error| format!("config {}: {error}", path.display()))
 }
 

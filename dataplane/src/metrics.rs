@@ -64,16 +64,26 @@ pub(crate) fn counters(shards: &[std::sync::Arc<Metrics>]) -> Vec<Counter> {
         exchanges("denied", |of| &of.denied),
         exchanges("failed", |of| &of.failed),
         exchanges("unknown", |of| &of.unknown),
-        plain("wrong_keys_total", "counter", "Requests without a valid vault key; one in a second has a row.", |of| {
-            &of.wrong_keys
+        plain(
+            "wrong_keys_total",
+            "counter",
+            "Requests without a valid vault key; one in a second has a row.",
+            |of| &of.wrong_keys,
+        ),
+        plain("malformed_total", "counter", "Requests refused before their key was read.", |of| {
+            &of.malformed
         }),
-        plain("malformed_total", "counter", "Requests refused before their key was read.", |of| &of.malformed),
-        plain("charges_above_quote_total", "counter", "Replies that cost more than was held.", |of| &of.above_quote),
+        plain("charges_above_quote_total", "counter", "Replies that cost more than was held.", |of| {
+            &of.above_quote
+        }),
         plain("doubts", "gauge", "Holds whose outcome is not known.", |of| &of.doubts),
         plain("agent_connections", "gauge", "Open connections from agents.", |of| &of.connections),
-        plain("agent_connections_refused_total", "counter", "Connections over proxy.connections_max.", |of| {
-            &of.connections_refused
-        }),
+        plain(
+            "agent_connections_refused_total",
+            "counter",
+            "Connections over proxy.connections_max.",
+            |of| &of.connections_refused,
+        ),
         plain("vendor_connections_opened_total", "counter", "Connections opened to vendors.", |of| {
             &of.vendor_connections_opened
         }),

@@ -156,7 +156,8 @@ impl Pool {
         metrics: &Metrics,
     ) -> io::Result<VendorConnection> {
         // Checked at each connect: a name may lead elsewhere tomorrow.
-        let addresses = resolve::allowed(addresses, self.vendor.address_policy()).map_err(io::Error::other)?;
+        let addresses =
+            resolve::allowed(addresses, self.vendor.address_policy()).map_err(io::Error::other)?;
         let limit = self.vendor.config.connect_timeout_s;
         let mut failure = io::Error::from(io::ErrorKind::AddrNotAvailable);
         for address in addresses {

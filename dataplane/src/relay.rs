@@ -7,8 +7,7 @@ use std::time::Duration;
 use keybrake_proto::deny::Deny;
 use keybrake_proto::http1::{BodyFraming, Method, ReplyHead, encode};
 
-use crate::downstream::{self, BodyFault, Downstream};
-use crate::exchange::After;
+use crate::downstream::{self, After, BodyFault, Downstream};
 use crate::pool::VendorConnection;
 use crate::rt::Tcp;
 use crate::shard::Shard;
@@ -60,7 +59,9 @@ pub(crate) async fn keys(shard: &Rc<Shard>, agent: &mut Downstream) -> After {
 
 async fn ask(shard: &Rc<Shard>, agent: &mut Downstream) -> Result<Reply, Deny> {
     agent.read_body(&shard.config.proxy).await.map_err(|fault| match fault {
-        BodyFault::Refused(error) => Deny::Malformed { status: error.status(), problem: error.to_string().into() },
+        BodyFault::Refused(error) => {
+            Deny::Malformed { status: error.status(), problem: error.to_string().into() }
+        }
         BodyFault::Gone | BodyFault::TooSlow => {
             Deny::Malformed { status: 408, problem: "the body did not arrive in time".into() }
         }
@@ -89,12 +90,21 @@ async fn ask(shard: &Rc<Shard>, agent: &mut Downstream) -> Result<Reply, Deny> {
 
 fn encode_request(output: &mut Vec<u8>, agent: &Downstream, authority: &str) {
     let (head, input) = (agent.head(), agent.input());
-    let line = encode::RequestLine { method: head.method(), path: head.path(input), query: head.query(input) };
+    let line =
+        encode::RequestLine { method: head.method(), path: head.path(input), query: head.query(input) };
     let passes = |name: &[u8]| FIELDS.iter().any(|field| field.eq_ignore_ascii_case(name));
     let fields = head.fields(input).filter(|(name, _)| passes(name));
     let authorization = head.authorization(input).map(|value| [b"Authorization: ", value, b"\r\n"].concat());
-    let length = (head.method() != Method::Get).then(|| u64::try_from(agent.body().len()).unwrap_or(u64::MAX));
-    encode::request_head(output, line, authority.as_bytes(), fields, length, authorization.as_deref().unwrap_or_default());
+    let length =
+        (head.method() != Method::Get).then(|| u64::try_from(agent.body().len()).unwrap_or(u64::MAX));
+    encode::request_head(
+        output,
+        line,
+        authority.as_bytes(),
+        fields,
+        length,
+        authorization.as_deref().unwrap_or_default(),
+    );
     if length.is_some() {
         output.extend_from_slice(agent.body());
     }

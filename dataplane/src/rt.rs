@@ -122,7 +122,7 @@ pub(crate) async fn unless<T>(
 /// Binds this thread to one core, where the machine lets it; slower otherwise, not wrong.
 pub(crate) fn pin_to_core(index: usize) {
     let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
-    drop(monoio::utils::bind_to_cpu_set([index.checked_rem(cores).unwrap_or_default()]));
+    monoio::utils::bind_to_cpu_set([index.checked_rem(cores).unwrap_or_default()]).ok();
 }
 
 /// A listening socket of one shard.

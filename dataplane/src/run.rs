@@ -69,8 +69,8 @@ impl Running {
             .with_context(|| format!("proxy.listen {} cannot be used", config.proxy.listen))?;
         let proxy_listen = listeners.first().map_or(Ok(config.proxy.listen), TcpListener::local_addr)?;
         let socket = config.data.control_socket();
-        let control_listener =
-            control::bind(&socket).with_context(|| format!("control socket {} cannot be used", socket.display()))?;
+        let control_listener = control::bind(&socket)
+            .with_context(|| format!("control socket {} cannot be used", socket.display()))?;
         // The thread is waited for by `flush_and_stop`, which also reports.
         let (storage, _thread) = storage::start(store)?;
         let common = Arc::new(Common {
@@ -114,7 +114,8 @@ impl Running {
             worker.start().context("a worker thread does not start")?;
         }
         let control = Arc::new(control);
-        control::start(control_listener, Arc::clone(&control)).context("the control thread does not start")?;
+        control::start(control_listener, Arc::clone(&control))
+            .context("the control thread does not start")?;
         let workers_text = if workers == 1 { "1 worker".to_owned() } else { format!("{workers} workers") };
         eprintln!("keybrake-dataplane: agents at http://{proxy_listen}, {workers_text}, {}", kernel.as_str());
         Ok(Running { config, control, storage, ended, signals })
@@ -130,7 +131,10 @@ impl Running {
             }
         }
         let drain = Duration::from_secs(self.config.proxy.drain_timeout_s);
-        eprintln!("keybrake-dataplane: stopping; running requests may take {} s, a second signal cuts them", drain.as_secs());
+        eprintln!(
+            "keybrake-dataplane: stopping; running requests may take {} s, a second signal cuts them",
+            drain.as_secs()
+        );
         self.control.draining.store(true, Ordering::Relaxed);
         self.post_all(|| Message::Drain);
         if !self.wait_for_workers(drain, true) {
@@ -140,7 +144,7 @@ impl Running {
             }
         }
         let stopped = self.storage.flush_and_stop().context("storage did not stop cleanly");
-        drop(std::fs::remove_file(self.config.data.control_socket()));
+        std::fs::remove_file(self.config.data.control_socket()).ok();
         eprintln!("keybrake-dataplane: stopped");
         stopped
     }
@@ -199,7 +203,7 @@ fn signals() -> io::Result<Receiver<i32>> {
     let (sender, receiver): (Sender<i32>, _) = bounded(8);
     std::thread::Builder::new().name("signals".to_owned()).spawn(move || {
         for signal in signals.forever() {
-            drop(sender.try_send(signal));
+            sender.try_send(signal).ok();
         }
     })?;
     Ok(receiver)

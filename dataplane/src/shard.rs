@@ -47,7 +47,7 @@ pub(crate) struct Ack(pub(crate) Sender<u64>);
 impl Ack {
     fn send(self, at_vendor: u64) {
         // The control thread may have stopped waiting; it has then answered "pending".
-        drop(self.0.try_send(at_vendor));
+        self.0.try_send(at_vendor).ok();
     }
 }
 
@@ -71,13 +71,13 @@ pub(crate) struct Shard {
     pub(crate) journal: Journal,
     pub(crate) metrics: Arc<Metrics>,
     pub(crate) digester: KeyDigester,
-    pub(crate) storage: StorageHandle,
     resolver: ResolverHandle,
     mailbox: Mailbox<Message>,
     /// Makes request ids of this shard and this run unlike all others.
     run: u64,
     requests: Cell<u64>,
     sampled_second: Cell<u64>,
+    complained_second: Cell<u64>,
     draining: Cell<bool>,
     /// Woken when draining begins, so that nothing more is accepted.
     drain: RefCell<Option<oneshot::Sender<()>>>,
@@ -107,12 +107,12 @@ impl Shard {
             journal: Journal::new(common.storage.clone()),
             metrics,
             digester: common.digester.clone(),
-            storage: common.storage.clone(),
             resolver: common.resolver.clone(),
             mailbox,
             run,
             requests: Cell::new(0),
             sampled_second: Cell::new(0),
+            complained_second: Cell::new(0),
             draining: Cell::new(false),
             drain: RefCell::new(Some(drain)),
         };
@@ -131,7 +131,9 @@ impl Shard {
                     self.in_flight.acknowledge(key, move |at_vendor| ack.send(at_vendor));
                 }
                 // The exchange may have given up.
-                Message::Resolved { answer, waiting } => drop(waiting.send(answer)),
+                Message::Resolved { answer, waiting } => {
+                    waiting.send(answer).ok();
+                }
                 Message::Drain => self.begin_drain(),
                 Message::Cut => self.deadlines.cut_all(),
             }
@@ -164,11 +166,6 @@ impl Shard {
         UnixMicros(u64::try_from(since.as_micros()).unwrap_or(u64::MAX))
     }
 
-    /// The pool of the vendor of this name.
-    pub(crate) fn pool(&self, vendor: &[u8]) -> Option<&Pool> {
-        self.pools.iter().find(|pool| pool.vendor.config.name.as_bytes() == vendor)
-    }
-
     /// An id no other request has.
     pub(crate) fn next_request_id(&self) -> String {
         let number = self.requests.get();
@@ -179,6 +176,14 @@ impl Shard {
     /// Whether a request without a valid key gets a row: one in each second does (SETTLED Q25).
     pub(crate) fn samples(&self, now: UnixMicros) -> bool {
         self.sampled_second.replace(now.as_seconds()) != now.as_seconds()
+    }
+
+    /// Tells the operator that a vendor cannot be reached, at most once a second.
+    pub(crate) fn complain(&self, vendor: &str, error: &io::Error) {
+        let second = self.now().as_seconds();
+        if self.complained_second.replace(second) != second {
+            eprintln!("keybrake-dataplane: vendor {vendor} cannot be reached: {error}");
+        }
     }
 
     /// Opens a connection to a vendor, resolving its name where that is not fresh.
@@ -209,7 +214,7 @@ impl Shard {
     fn begin_drain(&self) {
         self.draining.set(true);
         if let Some(drain) = self.drain.borrow_mut().take() {
-            drop(drain.send(()));
+            drain.send(()).ok();
         }
         for pool in &self.pools {
             pool.clear();

@@ -33,14 +33,16 @@ pub(crate) struct State {
 /// Opens everything, or says in one line what is wrong and what to do.
 pub(crate) fn open(config: &Config) -> anyhow::Result<State> {
     let dir = &config.data.dir;
-    DirBuilder::new()
-        .recursive(true)
-        .mode(0o700)
-        .create(dir)
-        .with_context(|| format!("data.dir {} cannot be made; choose another or change its rights", dir.display()))?;
+    DirBuilder::new().recursive(true).mode(0o700).create(dir).with_context(|| {
+        format!("data.dir {} cannot be made; choose another or change its rights", dir.display())
+    })?;
     let store = Store::open(&config.data.store_dir())?;
     let master = master_key(config, &store)?;
-    let vendors = config.vendors.iter().map(|vendor| open_vendor(&store, &master, vendor)).collect::<anyhow::Result<_>>()?;
+    let vendors = config
+        .vendors
+        .iter()
+        .map(|vendor| open_vendor(&store, &master, vendor))
+        .collect::<anyhow::Result<_>>()?;
     let keys = open_keys(&store)?;
     Ok(State { store, master, vendors, keys })
 }
@@ -94,10 +96,14 @@ fn open_vendor(store: &Store, master: &MasterKey, vendor: &config::Vendor) -> an
 fn no_credential(vendor: &config::Vendor) -> String {
     let name = &vendor.name;
     match (&vendor.credential_env, &vendor.credential_file) {
-        (Some(variable), _) => format!("vendor {name} has no credential yet: set {variable} for the first start"),
+        (Some(variable), _) => {
+            format!("vendor {name} has no credential yet: set {variable} for the first start")
+        }
         (None, Some(path)) => format!("vendor {name} has no credential yet: write it to {}", path.display()),
         (None, None) => {
-            format!("vendor {name} has no credential yet: give credential_env or credential_file in its [[vendor]]")
+            format!(
+                "vendor {name} has no credential yet: give credential_env or credential_file in its [[vendor]]"
+            )
         }
     }
 }
@@ -107,9 +113,10 @@ fn given_credential(vendor: &config::Vendor) -> anyhow::Result<Option<Secret>> {
     let name = &vendor.name;
     let bytes = match (&vendor.credential_env, &vendor.credential_file) {
         (Some(variable), _) => std::env::var_os(variable).map(std::ffi::OsString::into_encoded_bytes),
-        (None, Some(path)) if path.exists() => {
-            Some(std::fs::read(path).with_context(|| format!("vendor {name}: credential_file {}", path.display()))?)
-        }
+        (None, Some(path)) if path.exists() => Some(
+            std::fs::read(path)
+                .with_context(|| format!("vendor {name}: credential_file {}", path.display()))?,
+        ),
         (None, Some(_) | None) => None,
     };
     let Some(secret) = bytes.map(Secret::new) else { return Ok(None) };
@@ -128,7 +135,9 @@ fn open_keys(store: &Store) -> anyhow::Result<Arc<[Arc<KeyEntry>]>> {
     let mut spend: HashMap<_, _> = store.spend()?.into_iter().collect();
     let entry = |record: crate::registry::KeyRecord| {
         let word = match spend.remove(&record.id) {
-            Some(spend) => Word { closed: false, day: spend.day, held: Micros::ZERO, committed: spend.committed },
+            Some(spend) => {
+                Word { closed: false, day: spend.day, held: Micros::ZERO, committed: spend.committed }
+            }
             None => Word::open(Day::default()),
         };
         Arc::new(KeyEntry::new(record, word))

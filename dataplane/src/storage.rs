@@ -17,7 +17,7 @@ mod tests;
 
 pub(crate) use error::StoreError;
 pub(crate) use format::{Spend, StoredCredential};
-pub(crate) use handle::{Counters, StorageHandle, start};
+pub(crate) use handle::{StorageHandle, start};
 
 use std::path::Path;
 

@@ -133,7 +133,8 @@ fn encode_request(output: &mut Vec<u8>, pool: &Pool, outgoing: &Outgoing<'_>) {
     let own: &[(&[u8], &[u8])] = &[(b"Accept-Encoding", b"identity")];
     let fields = outgoing.fields.iter().chain(own).copied();
     let length = outgoing.body.map(|body| u64::try_from(body.len()).unwrap_or(u64::MAX));
-    let head_bytes: usize = outgoing.fields.iter().map(|(name, value)| name.len().saturating_add(value.len())).sum();
+    let head_bytes: usize =
+        outgoing.fields.iter().map(|(name, value)| name.len().saturating_add(value.len())).sum();
     // Room for all of it: a buffer that grows leaves a copy of the credential behind.
     output.reserve(head_bytes.saturating_mul(2).saturating_add(body.len()).saturating_add(1024));
     let authority = vendor.authority.as_bytes();

@@ -123,7 +123,17 @@ impl Deny {
         let retry_after_s = match self {
             Deny::OverCap { day, .. } => Some(now.seconds_until(day.end()).max(1)),
             Deny::AuditUnavailable | Deny::Draining | Deny::Overloaded | Deny::AdminUnavailable => Some(1),
-            _ => None,
+            Deny::Unauthorized
+            | Deny::Endpoint { .. }
+            | Deny::Vendor
+            | Deny::Unpriced(_)
+            | Deny::Currency
+            | Deny::Malformed { .. }
+            | Deny::NotFound
+            | Deny::VendorUnreachable
+            | Deny::VendorBroken
+            | Deny::VendorTimeout
+            | Deny::CredentialEchoed => None,
         };
         Denial {
             status: self.status(),

@@ -254,7 +254,8 @@ mod tests {
             let mut scratch = [0; 512];
             in_authorization(value.as_bytes(), &mut scratch).map(<[u8]>::to_vec)
         };
-        let basic = |pair: String| format!("Basic {}", base64::engine::general_purpose::STANDARD.encode(pair));
+        let basic =
+            |pair: String| format!("Basic {}", base64::engine::general_purpose::STANDARD.encode(pair));
         let expected = Some(key.clone().into_bytes());
         assert_eq!(found(&format!("Bearer {key}")), expected);
         assert_eq!(found(&format!("bearer {key}")), expected);

@@ -95,7 +95,6 @@ impl UnixMicros {
 
 /// RFC 3339 in UTC: whole seconds as `2026-11-22T00:00:00Z`, else with six decimals.
 impl fmt::Display for UnixMicros {
-    #[expect(clippy::arithmetic_side_effects, reason = "divisors are constants, the results small")]
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let seconds = self.as_seconds();
         let (year, month, day) = civil_from_days(seconds / SECONDS_PER_DAY);
@@ -138,9 +137,8 @@ fn numbers(text: &str, separator: char) -> Option<[u64; 3]> {
     parts.next().is_none().then_some(read)
 }
 
-#[expect(clippy::arithmetic_side_effects, reason = "constant divisors")]
 fn days_in_month(year: u64, month: u64) -> u64 {
-    let leap = year % 4 == 0 && (year % 100 != 0 || year % 400 == 0);
+    let leap = year.is_multiple_of(4) && (!year.is_multiple_of(100) || year.is_multiple_of(400));
     match month {
         2 if leap => 29,
         2 => 28,

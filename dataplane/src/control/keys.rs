@@ -118,8 +118,17 @@ impl Control {
         let stored = self.put(&record).recv_timeout(WAIT.saturating_mul(5));
         match stored {
             Ok(Ok(())) => {}
-            Ok(Err(error)) => return refused(503, "storage_unavailable", None, format!("the key was not issued: {error}")),
-            Err(_) => return refused(503, "storage_unavailable", None, "the key was not issued: the disk does not answer"),
+            Ok(Err(error)) => {
+                return refused(503, "storage_unavailable", None, format!("the key was not issued: {error}"));
+            }
+            Err(_) => {
+                return refused(
+                    503,
+                    "storage_unavailable",
+                    None,
+                    "the key was not issued: the disk does not answer",
+                );
+            }
         }
         let entry = Arc::new(KeyEntry::new(record, Word::open(now.day())));
         self.keys.insert(Arc::clone(&entry));
@@ -127,7 +136,12 @@ impl Control {
         if self.wait_all(&acks, after(Instant::now(), WAIT)).is_none() {
             // Its text is not shown, so nobody can use it; closed, it also says so.
             self.revoke(id, Instant::now());
-            return refused(503, "worker_unavailable", None, "the key was not issued: a worker does not answer");
+            return refused(
+                503,
+                "worker_unavailable",
+                None,
+                "the key was not issued: a worker does not answer",
+            );
         }
         Reply::Issued { vault_key, key: Box::new(view(&entry, now)) }
     }

@@ -158,7 +158,8 @@ fn unquoted(error: QuoteError) -> Deny {
         QuoteError::Malformed(problem) => Deny::Malformed { status: 400, problem },
         QuoteError::MediaType => Deny::Malformed {
             status: 415,
-            problem: "send the parameters as application/x-www-form-urlencoded, without Content-Encoding".into(),
+            problem: "send the parameters as application/x-www-form-urlencoded, without Content-Encoding"
+                .into(),
         },
     }
 }
@@ -184,7 +185,8 @@ pub(super) async fn forward(
         }
     }
     fields.extend(idempotency_key.as_deref().map(|key| (&b"Idempotency-Key"[..], key)));
-    let has_body = head.framing() != BodyFraming::None || matches!(target.method, Method::Post | Method::Put | Method::Patch);
+    let has_body = head.framing() != BodyFraming::None
+        || matches!(target.method, Method::Post | Method::Put | Method::Patch);
     let outgoing = Outgoing {
         line: encode::RequestLine { method: target.method, path, query: head.query(input) },
         fields: &fields,

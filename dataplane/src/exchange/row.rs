@@ -48,7 +48,11 @@ pub(super) struct Ending {
 
 impl Ending {
     /// The policy allowed it.
-    pub(super) fn allowed(outcome: Outcome, booking: keybrake_proto::journal::Booking, status: u16) -> Ending {
+    pub(super) fn allowed(
+        outcome: Outcome,
+        booking: keybrake_proto::journal::Booking,
+        status: u16,
+    ) -> Ending {
         Ending { outcome, status, result: "allowed", booking: Some(booking) }
     }
 
@@ -104,7 +108,12 @@ impl Trace {
 
     /// The vendor's part is over, without a reply.
     pub(super) fn lost(&mut self) {
-        self.vendor_us = self.sent.map_or(0, |sent| micros_since(sent));
+        self.vendor_us = self.sent.map_or(0, micros_since);
+    }
+
+    /// The vendor's name.
+    pub(super) fn vendor(&self) -> &'static str {
+        self.vendor
     }
 
     /// Whether the key was recognized.
@@ -115,7 +124,8 @@ impl Trace {
     /// The key's rules, for the message of a denial.
     pub(super) fn allowed(&self) -> String {
         let Some(entry) = &self.entry else { return String::new() };
-        let rules: Vec<String> = entry.record.policy.allowed_endpoints.iter().map(ToString::to_string).collect();
+        let rules: Vec<String> =
+            entry.record.policy.allowed_endpoints.iter().map(ToString::to_string).collect();
         rules.join(", ")
     }
 
@@ -123,7 +133,9 @@ impl Trace {
     pub(super) fn record(&self, shard: &Shard, agent: &Downstream, ending: &Ending) {
         let (head, input) = (agent.head(), agent.input());
         let path = head.path(input);
-        let path = self.path_bytes.map_or(path, |bytes| path.get(path.len().saturating_sub(bytes)..).unwrap_or(path));
+        let path = self
+            .path_bytes
+            .map_or(path, |bytes| path.get(path.len().saturating_sub(bytes)..).unwrap_or(path));
         let path = std::str::from_utf8(path).unwrap_or_default();
         let record = self.entry.as_ref().map(|entry| &entry.record);
         let latency_us = micros_since(self.began);

@@ -218,7 +218,7 @@ impl Shared {
 
     pub(super) fn set_unhealthy(&self, error: &StoreError) {
         if self.healthy.swap(false, Ordering::Relaxed) {
-            eprintln!("storage: {error}; until then no request is forwarded, and nothing is lost");
+            eprintln!("storage: {error}; until it takes writes no request is forwarded, and nothing is lost");
         }
     }
 

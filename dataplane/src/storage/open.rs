@@ -83,7 +83,9 @@ fn options(exists: bool) -> Options {
 fn family_options(family: Family) -> Options {
     match family {
         Family::Audit => memtable_options(AUDIT_MEMTABLE_BYTES, AUDIT_MEMTABLES_MAX),
-        Family::Keys | Family::Credentials | Family::Spend | Family::Objects | Family::Meta => small_options(),
+        Family::Keys | Family::Credentials | Family::Spend | Family::Objects | Family::Meta => {
+            small_options()
+        }
     }
 }
 
