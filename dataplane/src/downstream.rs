@@ -7,18 +7,22 @@ use std::rc::Rc;
 use keybrake_proto::config::Proxy;
 use keybrake_proto::deny::Deny;
 use keybrake_proto::http1::{
-    BodyDecoder, BodyError, BodyFraming, HeadError, HeadLimits, Parsed, RequestHead, encode,
+    BodyDecoder, BodyError, BodyFraming, HeadError, HeadLimits, Method, Parsed, RequestHead, encode,
 };
 
 use crate::deadline::{Deadline, Deadlines};
 use crate::rt::{self, Direction};
 use crate::transport::Transport;
 
-/// Read at once: most requests arrive whole.
+/// Read at once while waiting for a request: most arrive whole in it, and io_uring holds the buffer
+/// as long as the connection is idle, so it is what an idle connection costs.
+const FIRST_READ_BYTES: usize = 4 * 1024;
+
+/// Read at once when there is more of a request.
 const READ_BYTES: usize = 16 * 1024;
 
-/// Memory an idle connection keeps; more is given back.
-const KEPT_BYTES: usize = 32 * 1024;
+/// Memory a buffer keeps between requests; more is given back.
+const KEPT_BYTES: usize = 8 * 1024;
 
 /// What is read and dropped behind a last reply, so that the agent gets it: closing a socket with
 /// unread bytes resets it, and the reply may be lost.
@@ -66,6 +70,7 @@ pub(crate) struct Downstream {
     /// The request's head, and whatever came behind it.
     input: Vec<u8>,
     head: RequestHead,
+    head_bytes: usize,
     /// Bytes of `input` that belong to the request.
     consumed: usize,
     /// The request's body, decoded.
@@ -84,6 +89,7 @@ impl Downstream {
             transport,
             input: Vec::new(),
             head: RequestHead::new(),
+            head_bytes: 0,
             consumed: 0,
             body: Vec::new(),
             body_is_read: true,
@@ -98,19 +104,20 @@ impl Downstream {
         self.forget_request();
         if self.input.is_empty() {
             self.deadline.set_idle(limits.idle_timeout_s);
-            self.read().await?;
+            self.read(FIRST_READ_BYTES).await?;
         }
         self.deadline.set(limits.head_timeout_s);
         loop {
             match self.head.parse(&self.input, &HeadLimits::REQUEST) {
                 Ok(Parsed::Complete { head_bytes }) => {
+                    self.head_bytes = head_bytes;
                     self.consumed = head_bytes;
                     self.body.clear();
                     self.body_is_read = false;
                     self.keep_alive = !self.head.wants_close();
                     return Ok(());
                 }
-                Ok(Parsed::Partial) => self.read().await?,
+                Ok(Parsed::Partial) => self.read(READ_BYTES).await?,
                 Err(error) => return Err(End::Malformed(error)),
             }
         }
@@ -136,7 +143,7 @@ impl Downstream {
                 self.deadline.set(limits.body_timeout_s);
             }
             self.drop_decoded();
-            if self.read().await.is_err() {
+            if self.read(READ_BYTES).await.is_err() {
                 return Err(if self.deadline.has_expired() { BodyFault::TooSlow } else { BodyFault::Gone });
             }
         }
@@ -190,7 +197,7 @@ impl Downstream {
         let mut dropped = 0usize;
         while dropped < LINGER_BYTES {
             self.input.clear();
-            match self.read().await {
+            match self.read(READ_BYTES).await {
                 Ok(()) => dropped = dropped.saturating_add(self.input.len()),
                 Err(_) => return,
             }
@@ -220,15 +227,13 @@ impl Downstream {
 
     /// Drops body bytes that were decoded, so that a body is not kept twice. The head stays.
     fn drop_decoded(&mut self) {
-        if let Ok(Parsed::Complete { head_bytes }) = self.head.parse(&self.input, &HeadLimits::REQUEST) {
-            self.input.drain(head_bytes..self.consumed);
-            self.consumed = head_bytes;
-        }
+        self.input.drain(self.head_bytes..self.consumed);
+        self.consumed = self.head_bytes;
     }
 
-    async fn read(&mut self) -> Result<(), End> {
+    async fn read(&mut self, room: usize) -> Result<(), End> {
         let input = std::mem::take(&mut self.input);
-        let (read, input) = self.transport.read(input, READ_BYTES).await;
+        let (read, input) = self.transport.read(input, room).await;
         self.input = input;
         match read {
             Ok(1..) => Ok(()),
@@ -260,6 +265,7 @@ pub(crate) fn write_denial(
         Some((&b"Keybrake-Decision"[..], denial.code.as_bytes())),
         retry_after.as_ref().map(|seconds| (&b"Retry-After"[..], seconds.as_bytes())),
         never_retry.then_some((&b"Stripe-Should-Retry"[..], &b"false"[..])),
+        (denial.status == 405).then_some((&b"Allow"[..], Method::ALLOW.as_bytes())),
     ];
     let framing = BodyFraming::Length(u64::try_from(body.len()).unwrap_or(u64::MAX));
     let close = !agent.can_go_on();

@@ -223,7 +223,7 @@ impl Denial {
             message: &self.message,
             status: self.status,
             code: 20003,
-            more_info: "https://keybrake.dev/docs/denials",
+            more_info: "keybrake: docs/denials.md",
         };
         // Writing to memory texts and numbers cannot fail; an empty body would still carry the status.
         if serde_json::to_writer(&mut *out, &body).is_err() {
