@@ -1,1 +1,1 @@
-//! placeholder
+//! Benchmarks of keybrake's decisions; see `benches/`. Run them with `make bench`.

@@ -10,6 +10,8 @@
 //! Threads meet only in queues: shards' mailboxes, storage's records, channels for answers. What
 //! they share are the keys' accounts, each one atomic word.
 
+#![cfg_attr(test, allow(clippy::arithmetic_side_effects, reason = "a test that overflows has failed"))]
+
 mod account;
 mod connection;
 mod control;

@@ -4,6 +4,7 @@
 //! the dataplane, in the admin process, in the load generator and in simulation. Callers pass in
 //! the time and the random bytes.
 #![forbid(unsafe_code)]
+#![cfg_attr(test, allow(clippy::arithmetic_side_effects, reason = "a test that overflows has failed"))]
 
 pub mod audit;
 pub mod catalog;
