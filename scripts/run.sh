@@ -55,7 +55,7 @@ Paste into another terminal, in this directory:
 
   # 1. Issue a key that may charge at most \$50 a day:
   VAULT_KEY=\$($bin/keybrake --config $config key issue --vendor stripe --label first-agent \\
-    --allow 'POST /v1/charges' --allow 'GET /v1/charges/*' --daily-usd-cap 50 --key-only); echo "\$VAULT_KEY"
+    --allow 'POST /v1/charges' --allow 'GET /v1/charges/*' --daily-usd-cap 50); echo "\$VAULT_KEY"
 
   # 2. Pay \$20 through it (the third time, the cap answers):
   curl -s http://127.0.0.1:8080/stripe/v1/charges -u "\$VAULT_KEY:" -d amount=2000 -d currency=usd -d source=tok_visa

@@ -1,2 +1,25 @@
-//! placeholder
-fn main() {}
+//! `keybrake`, the operator's tool: the admin API, the supervisor of both processes, and the command line.
+//!
+//! It never links the dataplane: both meet in `keybrake_proto` and at the control socket.
+#![forbid(unsafe_code)]
+
+mod api;
+mod cli;
+mod config;
+mod control;
+mod failure;
+mod history;
+mod supervisor;
+mod token;
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    match cli::parse(std::env::args_os()).and_then(|cli| cli::run(&cli)) {
+        Ok(status) => status,
+        Err(failure) => {
+            eprintln!("keybrake: {failure}");
+            ExitCode::from(failure.status)
+        }
+    }
+}

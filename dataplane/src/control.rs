@@ -66,8 +66,11 @@ pub(crate) fn bind(path: &Path) -> io::Result<UnixListener> {
 pub(crate) fn start(listener: UnixListener, control: Arc<Control>) -> io::Result<()> {
     let peers = Arc::new(AtomicUsize::new(0));
     let accept = move || {
-        for peer in listener.incoming().flatten() {
+        for mut peer in listener.incoming().flatten() {
             if peers.load(Ordering::Relaxed) >= PEERS_MAX {
+                let busy = refused(503, "too_many_peers", None, "too many control connections; try again");
+                // Small enough for the socket's buffer, so it does not wait for a peer that does not read.
+                drop(control::encode(&busy).map(|frame| peer.write_all(&frame)));
                 continue;
             }
             peers.fetch_add(1, Ordering::Relaxed);

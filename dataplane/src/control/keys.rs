@@ -100,7 +100,7 @@ impl Control {
         let now = now();
         let policy = match spec.policy(&self.vendors, now) {
             Ok(policy) => policy,
-            Err(error) => return refused(400, "invalid_field", Some(&error.field), error.to_string()),
+            Err(error) => return refused(400, "invalid_field", Some(&error.field), error.problem),
         };
         let Some((vault_key, id)) = mint() else {
             return refused(503, "no_randomness", None, "the system gives no random bytes; try again");

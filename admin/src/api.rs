@@ -1,0 +1,238 @@
+//! The admin API: its one table of routes, and the server behind it.
+//!
+//! It holds no state: what is asked goes to the dataplane over the control socket or to the audit.
+
+mod audit;
+mod auth;
+mod body;
+mod connection;
+mod error;
+mod health;
+mod keys;
+mod metrics;
+mod params;
+
+use std::sync::Arc;
+use std::time::{Duration, Instant, SystemTime};
+
+use axum::Router;
+use axum::extract::{DefaultBodyLimit, Request, State};
+use axum::http::HeaderValue;
+use axum::http::header::{CACHE_CONTROL, CONTENT_SECURITY_POLICY, X_CONTENT_TYPE_OPTIONS};
+use axum::middleware::{self, Next};
+use axum::response::Response;
+use axum::routing::{MethodRouter, get, post};
+use keybrake_proto::config::Config;
+use keybrake_proto::time::UnixMicros;
+use tokio::net::TcpListener;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::Semaphore;
+
+use self::connection::Bounded;
+use self::error::ApiError;
+use self::metrics::Metrics;
+use crate::control::Control;
+use crate::failure::Failure;
+use crate::history::History;
+use crate::token::{self, AdminToken, Source, TOKEN_ENV};
+
+/// The longest request body, in bytes.
+pub(crate) const BODY_BYTES_MAX: usize = 256 * 1024;
+
+/// The most scans of the audit at a time; the next ones wait.
+const SCANS_MAX: usize = 4;
+
+/// How long running requests may take to finish when the process stops.
+const DRAIN_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// The OpenAPI description, but for its version.
+const OPENAPI: &str = include_str!("openapi.json");
+
+/// Who may call a route.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Access {
+    /// Everybody: it tells nothing worth keeping.
+    Open,
+    /// Whoever holds the admin token.
+    Operator,
+    /// Whoever holds a vault key, about that key. The route itself looks the key up.
+    KeyHolder,
+}
+
+/// One row of the table: without an [`Access`] there is no route.
+struct Route {
+    access: Access,
+    #[cfg_attr(not(test), expect(dead_code, reason = "compared with openapi.json by a test"))]
+    method: &'static str,
+    path: &'static str,
+    endpoint: MethodRouter<Arc<Api>>,
+}
+
+fn routes() -> Vec<Route> {
+    let get_route = |access, path, endpoint| Route { access, method: "get", path, endpoint };
+    let post_route = |access, path, endpoint| Route { access, method: "post", path, endpoint };
+    vec![
+        get_route(Access::Open, "/livez", get(health::livez)),
+        get_route(Access::Open, "/readyz", get(health::readyz)),
+        get_route(Access::Open, "/metrics", get(health::metrics)),
+        get_route(Access::Open, "/openapi.json", get(health::openapi)),
+        get_route(Access::Operator, "/healthz", get(health::healthz)),
+        post_route(Access::Operator, "/vault/keys", post(keys::issue)),
+        post_route(Access::Operator, "/vault_keys", post(keys::issue)),
+        get_route(Access::Operator, "/vault/keys", get(keys::list)),
+        get_route(Access::KeyHolder, "/vault/keys/self", get(keys::own)),
+        get_route(Access::Operator, "/vault/keys/{id}", get(keys::show)),
+        post_route(Access::Operator, "/vault/keys/{id}/revoke", post(keys::revoke)),
+        get_route(Access::Operator, "/audit", get(audit::list)),
+    ]
+}
+
+/// What the routes work with.
+pub(crate) struct Api {
+    control: Control,
+    history: Arc<History>,
+    scans: Semaphore,
+    token: AdminToken,
+    metrics: Metrics,
+    openapi: String,
+    started: Instant,
+}
+
+impl Api {
+    /// The API of one data directory.
+    pub(crate) fn new(control: Control, history: History, token: AdminToken) -> Result<Api, Failure> {
+        let mut openapi: serde_json::Value = serde_json::from_str(OPENAPI).map_err(Failure::setup)?;
+        if let Some(version) = openapi.pointer_mut("/info/version") {
+            *version = env!("CARGO_PKG_VERSION").into();
+        }
+        Ok(Api {
+            control,
+            history: Arc::new(history),
+            scans: Semaphore::new(SCANS_MAX),
+            token,
+            metrics: Metrics::default(),
+            openapi: openapi.to_string(),
+            started: Instant::now(),
+        })
+    }
+
+    fn uptime_s(&self) -> u64 {
+        self.started.elapsed().as_secs()
+    }
+}
+
+/// The time now.
+fn now() -> UnixMicros {
+    let since_epoch = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+    UnixMicros(u64::try_from(since_epoch.as_micros()).unwrap_or(u64::MAX))
+}
+
+/// The routes with their authentication, and the answers to everything else.
+pub(crate) fn router(api: Arc<Api>) -> Router {
+    let mut router = Router::new();
+    for route in routes() {
+        let endpoint = match route.access {
+            Access::Open | Access::KeyHolder => route.endpoint,
+            Access::Operator => {
+                route.endpoint.route_layer(middleware::from_fn_with_state(Arc::clone(&api), auth::operator))
+            }
+        };
+        router = router.route(route.path, endpoint);
+    }
+    router
+        .fallback(async || ApiError::no_such_route())
+        .method_not_allowed_fallback(async || ApiError::method_not_allowed())
+        .layer(DefaultBodyLimit::max(BODY_BYTES_MAX))
+        .layer(middleware::from_fn_with_state(Arc::clone(&api), finish))
+        .with_state(api)
+}
+
+/// Counts every answer, and says of each that nobody may keep, reinterpret or frame it.
+async fn finish(State(api): State<Arc<Api>>, request: Request, next: Next) -> Response {
+    let mut response = next.run(request).await;
+    api.metrics.count(response.status());
+    let headers = response.headers_mut();
+    headers.insert(X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
+    headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    headers.insert(
+        CONTENT_SECURITY_POLICY,
+        HeaderValue::from_static("default-src 'none'; frame-ancestors 'none'"),
+    );
+    response
+}
+
+/// Serves the API until SIGTERM or SIGINT.
+pub(crate) fn serve(config: &Config) -> Result<(), Failure> {
+    let (secret, source) = token::of_server(&config.data, std::env::var_os(TOKEN_ENV))?;
+    token::make_dir(&config.data.dir)?;
+    let history = History::new(config.data.store_dir(), config.data.dir.join("admin-secondary"));
+    let control = Control::new(config.data.control_socket());
+    let api = Arc::new(Api::new(control, history, AdminToken::new(&secret)?)?);
+    drop(secret);
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .max_blocking_threads(SCANS_MAX.saturating_add(2))
+        .enable_all()
+        .build()
+        .map_err(|error| Failure::setup(format_args!("cannot start threads: {error}")))?;
+    runtime.block_on(async {
+        // Caught before anything is announced, so that no stop request is missed.
+        let stop = stop_requested()?;
+        let listener = TcpListener::bind(config.admin.listen).await.map_err(|error| {
+            Failure::setup(format_args!(
+                "cannot listen on {} ({error}); is another `keybrake admin` running? else change admin.listen",
+                config.admin.listen
+            ))
+        })?;
+        announce(&listener, &source)?;
+        run(listener, api, stop).await
+    })
+}
+
+fn announce(listener: &TcpListener, source: &Source) -> Result<(), Failure> {
+    let address = listener.local_addr().map_err(Failure::setup)?;
+    eprintln!("keybrake admin: listening on http://{address}");
+    if !address.ip().is_loopback() {
+        eprintln!("keybrake admin: {address} can be reached from other machines, and speaks no TLS");
+    }
+    match source {
+        Source::Environment => eprintln!("keybrake admin: the admin token is {TOKEN_ENV}'s"),
+        Source::File(path) => eprintln!("keybrake admin: the admin token is in {}", path.display()),
+        Source::Made(path) => eprintln!("keybrake admin: made a new admin token in {}", path.display()),
+    }
+    Ok(())
+}
+
+/// Serves `api` until `stop`, then lets running requests finish.
+async fn run(listener: TcpListener, api: Arc<Api>, stop: impl Future<Output = ()>) -> Result<(), Failure> {
+    let (draining, drained) = tokio::sync::oneshot::channel::<()>();
+    let server = axum::serve(Bounded::new(listener), router(api)).with_graceful_shutdown(async {
+        // An error is the sender's end, which asks for the same.
+        drained.await.unwrap_or_default();
+    });
+    let server = tokio::spawn(server.into_future());
+    stop.await;
+    drop(draining);
+    match tokio::time::timeout(DRAIN_TIMEOUT, server).await {
+        // What still runs is cut: the dataplane finishes what it was asked.
+        Err(_) | Ok(Ok(Ok(()))) => Ok(()),
+        Ok(Ok(Err(error))) => Err(Failure::operation(error)),
+        Ok(Err(error)) => Err(Failure::operation(error)),
+    }
+}
+
+fn stop_requested() -> Result<impl Future<Output = ()>, Failure> {
+    let listen = |kind| {
+        signal(kind).map_err(|error| Failure::setup(format_args!("cannot listen for signals: {error}")))
+    };
+    let (mut terminate, mut interrupt) = (listen(SignalKind::terminate())?, listen(SignalKind::interrupt())?);
+    Ok(async move {
+        tokio::select! {
+            _ = terminate.recv() => {}
+            _ = interrupt.recv() => {}
+        }
+    })
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,163 @@
+//! The other end of the control socket: one key, answers by the behavior under test.
+
+use std::path::Path;
+
+use keybrake_proto::control::{
+    self, Counter, FRAME_HEADER_BYTES, KeyStatus, KeyView, Refused, Reply, Request, Revoked, Status,
+};
+use keybrake_proto::key::{self, KeyId};
+use keybrake_proto::money::Micros;
+use keybrake_proto::time::UnixMicros;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::{UnixListener, UnixStream};
+use tokio::task::JoinHandle;
+
+/// The byte whose repetition mints the one vault key that is known.
+pub(super) const VAULT_KEY_BYTE: u8 = 7;
+
+/// The one key's id.
+pub(super) const KNOWN: Id = Id;
+
+/// Prints and serializes as the id.
+#[derive(Clone, Copy)]
+pub(super) struct Id;
+
+impl Id {
+    fn get() -> KeyId {
+        KeyId::from_bytes(b"0123456789abcdef").unwrap()
+    }
+}
+
+impl std::fmt::Display for Id {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        Id::get().fmt(f)
+    }
+}
+
+impl serde::Serialize for Id {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        Id::get().serialize(serializer)
+    }
+}
+
+/// How it answers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Behavior {
+    Answers,
+    Silent,
+    NotReady,
+    NotAcknowledged,
+    NotDurable,
+}
+
+/// Serves until it is dropped.
+pub(super) struct FakeDataplane(JoinHandle<()>);
+
+impl FakeDataplane {
+    pub(super) fn start(dir: &Path, behavior: Behavior) -> FakeDataplane {
+        let listener = UnixListener::bind(dir.join(control::SOCKET_NAME)).unwrap();
+        FakeDataplane(tokio::spawn(async move {
+            loop {
+                let (stream, _) = listener.accept().await.unwrap();
+                tokio::spawn(serve(stream, behavior));
+            }
+        }))
+    }
+}
+
+impl Drop for FakeDataplane {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}
+
+async fn serve(mut stream: UnixStream, behavior: Behavior) {
+    let mut header = [0; FRAME_HEADER_BYTES];
+    while stream.read_exact(&mut header).await.is_ok() {
+        let mut body = vec![0; control::body_bytes(header).unwrap()];
+        stream.read_exact(&mut body).await.unwrap();
+        let request = control::decode(&body).unwrap();
+        if behavior == Behavior::Silent {
+            continue;
+        }
+        let reply = answer(request, behavior);
+        stream.write_all(&control::encode(&reply).unwrap()).await.unwrap();
+    }
+}
+
+fn answer(request: Request, behavior: Behavior) -> Reply {
+    let vault_key = key::mint(|bytes| bytes.fill(VAULT_KEY_BYTE));
+    match request {
+        Request::Status => Reply::Status(Box::new(status(behavior))),
+        Request::IssueKey(spec) if spec.vendor == "stripe" => {
+            Reply::Issued { vault_key, key: Box::new(view()) }
+        }
+        Request::IssueKey(_) => Reply::Refused(Refused {
+            status: 400,
+            code: "invalid_spec".to_owned(),
+            field: Some("vendor".to_owned()),
+            message: "is not configured; configured: stripe".to_owned(),
+        }),
+        Request::ListKeys { after: Some(_), .. } => Reply::Keys { keys: Vec::new(), more: false },
+        Request::ListKeys { after: None, .. } => Reply::Keys { keys: vec![view()], more: true },
+        Request::ShowKey(id) if id == Id::get() => Reply::Key(Box::new(view())),
+        Request::SelfKey { vault_key: sent } if sent == vault_key => Reply::Key(Box::new(view())),
+        Request::RevokeKey(id) if id == Id::get() => Reply::Revoked(Revoked {
+            id,
+            revoked_at: UnixMicros::from_seconds(1_795_305_600),
+            acknowledged: behavior != Behavior::NotAcknowledged,
+            durable: behavior != Behavior::NotDurable,
+            closed_us: 42,
+            acknowledged_us: 310,
+            at_vendor: 1,
+        }),
+        Request::ShowKey(_) | Request::SelfKey { .. } | Request::RevokeKey(_) => Reply::Refused(Refused {
+            status: 404,
+            code: "no_such_key".to_owned(),
+            field: None,
+            message: "there is no such key".to_owned(),
+        }),
+    }
+}
+
+fn view() -> KeyView {
+    let resets = "2026-11-22T00:00:00Z".to_owned();
+    KeyView {
+        id: Id::get(),
+        status: KeyStatus::Active,
+        vendor: "stripe".to_owned(),
+        label: Some("billing".to_owned()),
+        agent_run_label: None,
+        allowed_endpoints: vec!["POST /v1/charges".parse().unwrap()],
+        daily_usd_cap: Micros::new(150_500_000),
+        committed_usd: Micros::new(10_000_000).unwrap(),
+        held_usd: Micros::ZERO,
+        remaining_usd: Micros::new(140_500_000),
+        resets_at: resets.clone(),
+        created_at: "2026-11-21T00:00:00Z".to_owned(),
+        expires_at: Some(resets),
+        revoked_at: None,
+        metadata: [("agent_id".to_owned(), "a1".to_owned())].into(),
+    }
+}
+
+fn status(behavior: Behavior) -> Status {
+    Status {
+        version: "0.1.0".to_owned(),
+        pid: 1,
+        uptime_s: 5,
+        ready: behavior != Behavior::NotReady,
+        proxy_listen: "127.0.0.1:8080".to_owned(),
+        driver: "epoll".to_owned(),
+        workers: 2,
+        vendors: vec!["stripe".to_owned()],
+        keys: 1,
+        counters: vec![Counter {
+            name: "keybrake_exchanges_total".to_owned(),
+            help: "Exchanges.".to_owned(),
+            kind: "counter".to_owned(),
+            label: Some(("result".to_owned(), "allowed".to_owned())),
+            value: 7,
+        }],
+    }
+}

@@ -1,0 +1,197 @@
+//! The command line: what there is, and which module does it.
+
+mod audit;
+mod client;
+mod key;
+mod status;
+mod table;
+
+use std::ffi::OsString;
+use std::io::{self, ErrorKind, IsTerminal as _, Write as _};
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{Args, Parser, Subcommand};
+
+use crate::failure::Failure;
+use crate::{api, config, supervisor};
+
+/// The proxy between AI agents and the APIs that move money: the operator's tool.
+#[derive(Debug, Parser)]
+#[command(
+    name = "keybrake",
+    version,
+    arg_required_else_help = true,
+    after_help = "Examples:\n  keybrake up\n  keybrake key issue --vendor stripe --allow \"POST /v1/charges\" \
+                  --daily-usd-cap 50\n  keybrake audit list --result denied --since 1h\n\nExit status: 0 done, 1 \
+                  refused or failed, 2 wrong command line or configuration."
+)]
+pub(crate) struct Cli {
+    /// The configuration file.
+    #[arg(
+        long,
+        global = true,
+        value_name = "FILE",
+        env = "KEYBRAKE_CONFIG",
+        default_value = "keybrake.toml"
+    )]
+    config: PathBuf,
+    /// Print JSON.
+    #[arg(long, global = true)]
+    json: bool,
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Start the dataplane and the admin process, and keep both running.
+    #[command(
+        after_help = "Examples:\n  keybrake up\n  keybrake up --config /etc/keybrake/keybrake.toml\n\nSIGTERM \
+                            and Ctrl-C drain and stop both; a second Ctrl-C kills them. A process that dies is \
+                            started again.\n`kill -9` of this process leaves both running: stop them by their own \
+                            process ids."
+    )]
+    Up,
+    /// Serve the admin API; `keybrake up` does so already.
+    #[command(
+        after_help = "Examples:\n  keybrake admin\n  KEYBRAKE_ADMIN__LISTEN=127.0.0.1:9081 keybrake admin\n\n\
+                            The token is KEYBRAKE_ADMIN_TOKEN, else data.dir/admin.token, made at the first start."
+    )]
+    Admin,
+    /// Issue, list, show and revoke vault keys.
+    #[command(
+        subcommand,
+        after_help = "Examples:\n  keybrake key issue --vendor stripe --allow \"POST /v1/charges\" --daily-usd-cap \
+                      50\n  keybrake key list\n  keybrake key revoke vk_0123456789abcdef"
+    )]
+    Key(key::KeyCommand),
+    /// Read the audit.
+    #[command(
+        subcommand,
+        after_help = "Examples:\n  keybrake audit list --since 1h\n  keybrake audit list --result denied --json"
+    )]
+    Audit(audit::AuditCommand),
+    /// Show whether both processes are up, and where agents connect.
+    #[command(
+        after_help = "Examples:\n  keybrake status\n  keybrake status --json\n\nThe exit status is 1 unless \
+                            everything is up and ready."
+    )]
+    Status(Connection),
+    /// Check the configuration.
+    #[command(
+        subcommand,
+        after_help = "Examples:\n  keybrake config check\n  keybrake config check other.toml"
+    )]
+    Config(status::ConfigCommand),
+    /// Say where the admin token is.
+    #[command(
+        after_help = "Examples:\n  keybrake token\n  export KEYBRAKE_ADMIN_TOKEN=$(keybrake token --show)"
+    )]
+    Token(status::TokenArguments),
+}
+
+/// How a client command reaches the admin API.
+#[derive(Debug, Clone, Args)]
+struct Connection {
+    /// The admin API [default: admin.listen of the configuration].
+    #[arg(long, value_name = "http://HOST:PORT")]
+    url: Option<String>,
+    /// The file with the admin token; KEYBRAKE_ADMIN_TOKEN goes before it [default: data.dir/admin.token].
+    #[arg(long, value_name = "FILE")]
+    token_file: Option<PathBuf>,
+}
+
+/// What holds for every command.
+struct Invocation<'a> {
+    config: &'a std::path::Path,
+    json: bool,
+}
+
+/// Reads the command line. Help and version are printed here, and end the process.
+pub(crate) fn parse(arguments: impl Iterator<Item = OsString>) -> Result<Cli, Failure> {
+    Cli::try_parse_from(arguments).map_err(|error| {
+        if !error.use_stderr()
+            || error.kind() == clap::error::ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand
+        {
+            error.exit();
+        }
+        let text = error.render().to_string();
+        // clap's own text, without the usage behind it, in one line as every other error.
+        let lines = text.lines().map(str::trim).take_while(|line| !line.starts_with("Usage:"));
+        let said = lines.filter(|line| !line.is_empty() && !line.starts_with("For more information"));
+        let said = said.collect::<Vec<&str>>().join(" ");
+        Failure::setup(format_args!("{}; see --help", said.trim_start_matches("error: ")))
+    })
+}
+
+/// Carries out the command; its exit status.
+pub(crate) fn run(cli: &Cli) -> Result<ExitCode, Failure> {
+    let invocation = Invocation { config: &cli.config, json: cli.json };
+    match &cli.command {
+        Command::Up => supervisor::up(&cli.config, &config::load(&cli.config)?),
+        Command::Admin => api::serve(&config::load(&cli.config)?).map(|()| ExitCode::SUCCESS),
+        Command::Key(command) => key::run(&invocation, command),
+        Command::Audit(command) => audit::run(&invocation, command),
+        Command::Status(connection) => status::status(&invocation, connection),
+        Command::Config(command) => status::config(&invocation, command),
+        Command::Token(arguments) => status::token(&invocation, arguments),
+    }
+}
+
+/// Writes to standard output. A reader that went away, such as `head`, has had enough.
+fn print(text: &str) -> Result<(), Failure> {
+    let mut out = io::stdout().lock();
+    match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
+        Err(error) if error.kind() == ErrorKind::BrokenPipe => Ok(()),
+        other => other.map_err(|error| Failure::operation(format_args!("cannot write the output: {error}"))),
+    }
+}
+
+/// Writes one JSON value and a line end.
+fn print_json(value: &serde_json::Value) -> Result<(), Failure> {
+    // On a terminal a person reads it.
+    let text = if io::stdout().is_terminal() {
+        serde_json::to_string_pretty(value)
+    } else {
+        serde_json::to_string(value)
+    };
+    print(&format!("{}\n", text.map_err(Failure::operation)?))
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory as _;
+
+    use super::*;
+
+    #[test]
+    fn a_wrong_command_line_is_one_line() {
+        let failure = |line: &str| parse(line.split(' ').map(OsString::from)).unwrap_err();
+        for (line, words) in [
+            ("keybrake key issue --vendor stripe", "not provided: --allow <RULE>"),
+            ("keybrake key issue --vendor stripe --allow GET", "write a method"),
+            ("keybrake key issue --vendr stripe", "--vendor"),
+            ("keybrake key revoke vk_1", "not a key id"),
+            ("keybrake key show", "not provided: <ID>"),
+            ("keybrake nothing", "'nothing'"),
+            ("keybrake audit list --since tomorrow", "write 15m"),
+        ] {
+            let failure = failure(line);
+            let text = failure.to_string();
+            assert!(failure.status == 2 && text.contains(words) && text.ends_with("; see --help"), "{text}");
+            assert!(!text.contains('\n') && !text.starts_with("error"), "{text}");
+        }
+    }
+
+    #[test]
+    fn every_command_is_sound_and_has_examples() {
+        fn check(command: &clap::Command) {
+            let help = command.get_after_help().map(ToString::to_string).unwrap_or_default();
+            assert!(help.starts_with("Examples:\n  "), "{}: {help}", command.get_name());
+            command.get_subcommands().for_each(check);
+        }
+        Cli::command().debug_assert();
+        check(&Cli::command());
+    }
+}

@@ -1,0 +1,186 @@
+//! The HTTP client of the admin API, and its errors in an operator's words.
+
+use std::time::Duration;
+
+use keybrake_proto::config::Config;
+use keybrake_proto::secret::Secret;
+use serde::de::DeserializeOwned;
+use serde_json::Value;
+use ureq::Agent;
+use ureq::http::Response;
+
+use super::{Connection, Invocation};
+use crate::config::{self, LoadError};
+use crate::failure::Failure;
+use crate::token::{self, TOKEN_ENV};
+
+/// The longest a request may take: a revoke waits up to ten seconds for the dataplane.
+const TIMEOUT: Duration = Duration::from_secs(60);
+
+/// The longest answer: a page of 1000 rows with all their texts.
+const ANSWER_BYTES_MAX: u64 = 64 * 1024 * 1024;
+
+/// The admin API at one address.
+pub(super) struct Client {
+    agent: Agent,
+    base: String,
+    authorization: Secret,
+    config: Option<Config>,
+}
+
+/// A 2xx answer.
+pub(super) struct Answer {
+    /// 200, 201 or 202.
+    pub(super) status: u16,
+    /// The JSON body.
+    pub(super) body: Value,
+}
+
+impl Answer {
+    /// The body as `T`, which this version's API writes.
+    pub(super) fn read<T: DeserializeOwned>(self) -> Result<T, Failure> {
+        serde_json::from_value(self.body).map_err(|error| {
+            Failure::operation(format_args!(
+                "the admin API's answer cannot be read ({error}); are both of one version?"
+            ))
+        })
+    }
+}
+
+impl Client {
+    /// The way to the API, from the command line or the configuration.
+    pub(super) fn new(invocation: &Invocation<'_>, connection: &Connection) -> Result<Client, Failure> {
+        let config = match config::try_load(invocation.config) {
+            Ok(config) => Some(config),
+            Err(LoadError::Missing) => None,
+            // Whoever names address and token needs no configuration.
+            Err(LoadError::Unusable(_)) if connection.url.is_some() => None,
+            Err(LoadError::Unusable(failure)) => return Err(failure),
+        };
+        let base = match (&connection.url, &config) {
+            (Some(url), _) => base(url)?,
+            (None, Some(config)) => match config::reachable(config.admin.listen) {
+                address if address.port() == 0 => {
+                    return Err(Failure::setup(
+                        "admin.listen has port 0, so the admin API's address is not known; name it with --url",
+                    ));
+                }
+                address => format!("http://{address}"),
+            },
+            (None, None) => {
+                return Err(Failure::setup(format_args!(
+                    "no configuration file {}, so the admin API's address is not known; name the file with --config \
+                     or the address with --url",
+                    invocation.config.display()
+                )));
+            }
+        };
+        let data = config.as_ref().map(|config| &config.data);
+        let token = token::of_client(std::env::var_os(TOKEN_ENV), connection.token_file.as_deref(), data)?;
+        let authorization = Secret::new([b"Bearer ", token.expose()].concat());
+        let agent = Agent::config_builder()
+            .http_status_as_error(false)
+            .timeout_global(Some(TIMEOUT))
+            .max_redirects(0)
+            // The token goes to the API alone, whatever HTTP_PROXY says.
+            .proxy(None)
+            .build()
+            .new_agent();
+        Ok(Client { agent, base, authorization, config })
+    }
+
+    /// The configuration, where there is one.
+    pub(super) fn config(&self) -> Option<&Config> {
+        self.config.as_ref()
+    }
+
+    /// `GET path`.
+    pub(super) fn get(&self, path: &str) -> Result<Answer, Failure> {
+        let url = format!("{}{path}", self.base);
+        self.answer(self.agent.get(url).header("authorization", self.authorization.expose()).call())
+    }
+
+    /// `POST path` with a JSON body.
+    pub(super) fn post(&self, path: &str, body: &[u8]) -> Result<Answer, Failure> {
+        let url = format!("{}{path}", self.base);
+        let request = self.agent.post(url).header("authorization", self.authorization.expose());
+        self.answer(request.content_type("application/json").send(body))
+    }
+
+    fn answer(&self, sent: Result<Response<ureq::Body>, ureq::Error>) -> Result<Answer, Failure> {
+        let mut response = sent.map_err(|error| self.unreachable(&error))?;
+        let status = response.status().as_u16();
+        let text = response.body_mut().with_config().limit(ANSWER_BYTES_MAX).read_to_string();
+        let text = text.map_err(|error| self.unreachable(&error))?;
+        let body: Value = serde_json::from_str(&text).map_err(|_| {
+            Failure::operation(format_args!(
+                "{} answered {status} and no JSON; is it keybrake's admin API? its address is admin.listen",
+                self.base
+            ))
+        })?;
+        if (200..300).contains(&status) {
+            return Ok(Answer { status, body });
+        }
+        Err(Failure::operation(refusal(status, &body)))
+    }
+
+    fn unreachable(&self, error: &ureq::Error) -> Failure {
+        Failure::operation(format_args!(
+            "cannot reach the admin API at {} ({error}); start it with `keybrake up`, or name another address with \
+             --url",
+            self.base
+        ))
+    }
+}
+
+/// The API's own words, and what a person at a command line does about them.
+fn refusal(status: u16, body: &Value) -> String {
+    let text = |name: &str| body.get("error").and_then(|error| error.get(name)).and_then(Value::as_str);
+    let message = text("message").unwrap_or("the admin API gave no reason");
+    match (status, text("field")) {
+        (401, _) => format!(
+            "the admin API does not accept this token; set {TOKEN_ENV}, or name the right file with --token-file"
+        ),
+        // Some messages begin with the field already.
+        (_, Some(field)) if !message.starts_with(field) => format!("{field}: {message}"),
+        (_, _) => message.to_owned(),
+    }
+}
+
+fn base(url: &str) -> Result<String, Failure> {
+    let authority = url.strip_prefix("http://").map(|rest| rest.trim_end_matches('/'));
+    match authority {
+        Some(authority) if !authority.is_empty() && !authority.contains(['/', '?', '#', '@']) => {
+            Ok(format!("http://{authority}"))
+        }
+        _ => Err(Failure::setup(
+            "--url must be http://HOST:PORT; from another machine go through `ssh -L` or a TLS proxy on this one",
+        )),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn an_address_is_an_origin() {
+        assert_eq!(base("http://127.0.0.1:8081/"), Ok("http://127.0.0.1:8081".to_owned()));
+        for url in ["https://x", "127.0.0.1:8081", "http://", "http://x/path", "http://user@x"] {
+            assert_eq!(base(url).unwrap_err().status, 2, "{url}");
+        }
+    }
+
+    #[test]
+    fn refusals_say_what_to_do() {
+        let body = json!({"error": {"code": "x", "field": "daily_usd_cap", "message": "is wrong"}});
+        assert_eq!(refusal(400, &body), "daily_usd_cap: is wrong");
+        assert!(refusal(401, &body).contains("--token-file"));
+        let body = json!({"error": {"code": "x", "field": "vendor", "message": "vendor: is wrong"}});
+        assert_eq!(refusal(400, &body), "vendor: is wrong");
+        assert_eq!(refusal(404, &json!({"error": {"message": "no such key"}})), "no such key");
+        assert_eq!(refusal(500, &json!({})), "the admin API gave no reason");
+    }
+}

@@ -1,0 +1,178 @@
+//! `keybrake status`, `keybrake config …` and `keybrake token`.
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{Args, Subcommand};
+use keybrake_proto::config::Config;
+use serde_json::{Value, json};
+
+use super::client::Client;
+use super::{Connection, Invocation, print, print_json, table};
+use crate::config;
+use crate::failure::Failure;
+use crate::token::{self, TOKEN_ENV};
+
+#[derive(Debug, Subcommand)]
+pub(super) enum ConfigCommand {
+    /// Read the configuration as every process does, and say what is wrong with it.
+    #[command(
+        after_help = "Examples:\n  keybrake config check\n  keybrake config check other.toml --json\n\nThe exit \
+                            status is 2 if the configuration cannot be used."
+    )]
+    Check {
+        /// The file [default: that of --config].
+        file: Option<PathBuf>,
+    },
+}
+
+#[derive(Debug, Args)]
+pub(super) struct TokenArguments {
+    /// Print the token itself.
+    #[arg(long)]
+    show: bool,
+    /// The file with the admin token [default: data.dir/admin.token].
+    #[arg(long, value_name = "FILE")]
+    token_file: Option<PathBuf>,
+}
+
+/// `keybrake status`.
+pub(super) fn status(invocation: &Invocation<'_>, connection: &Connection) -> Result<ExitCode, Failure> {
+    let health = Client::new(invocation, connection)?.get("/healthz")?.body;
+    if invocation.json {
+        print_json(&health)?;
+    } else {
+        print(&table::pairs(&[
+            ("admin", format!("up {}, version {}", elapsed(&health), text(&health, "version"))),
+            ("dataplane", dataplane(health.get("dataplane").unwrap_or(&Value::Null))),
+            ("agents", agents(health.get("dataplane").unwrap_or(&Value::Null))),
+            ("audit", audit(health.get("audit").unwrap_or(&Value::Null))),
+        ]))?;
+    }
+    Ok(if text(&health, "status") == "ok" { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+fn text<'a>(part: &'a Value, name: &str) -> &'a str {
+    part.get(name).and_then(Value::as_str).unwrap_or("-")
+}
+
+fn number(part: &Value, name: &str) -> u64 {
+    part.get(name).and_then(Value::as_u64).unwrap_or_default()
+}
+
+fn is(part: &Value, name: &str) -> bool {
+    part.get(name).and_then(Value::as_bool).unwrap_or_default()
+}
+
+fn dataplane(part: &Value) -> String {
+    if !is(part, "up") {
+        return format!("down: {}", text(part, "error"));
+    }
+    let ready = if is(part, "ready") { "ready" } else { "NOT READY, admits nothing" };
+    format!(
+        "{ready}, up {}, version {}, process {}",
+        elapsed(part),
+        text(part, "version"),
+        number(part, "pid")
+    )
+}
+
+fn agents(part: &Value) -> String {
+    if !is(part, "up") {
+        return "-".to_owned();
+    }
+    let vendors = part.get("vendors").and_then(Value::as_array).map(Vec::as_slice).unwrap_or_default();
+    let vendors: Vec<&str> = vendors.iter().filter_map(Value::as_str).collect();
+    format!(
+        "http://{}, {} with {} workers; vendors: {}; keys: {}",
+        text(part, "proxy_listen"),
+        text(part, "driver"),
+        number(part, "workers"),
+        vendors.join(", "),
+        number(part, "keys")
+    )
+}
+
+fn audit(part: &Value) -> String {
+    match (is(part, "readable"), part.get("newest").and_then(Value::as_u64)) {
+        (false, _) => format!("cannot be read: {}", text(part, "error")),
+        (true, None) => "no rows yet".to_owned(),
+        (true, Some(newest)) => format!("readable up to row {newest}"),
+    }
+}
+
+fn elapsed(part: &Value) -> String {
+    let seconds = number(part, "uptime_s");
+    let whole = |unit: u64| seconds.checked_div(unit).unwrap_or_default();
+    match seconds {
+        0..120 => format!("{seconds} s"),
+        120..7200 => format!("{} min", whole(60)),
+        7200..172_800 => format!("{} h", whole(3600)),
+        _ => format!("{} days", whole(86_400)),
+    }
+}
+
+/// `keybrake config …`.
+pub(super) fn config(invocation: &Invocation<'_>, command: &ConfigCommand) -> Result<ExitCode, Failure> {
+    let ConfigCommand::Check { file } = command;
+    let path = file.as_deref().unwrap_or(invocation.config);
+    let config = config::load(path)?;
+    if invocation.json {
+        print_json(&json!({
+            "ok": true,
+            "proxy_listen": config.proxy.listen,
+            "admin_listen": config.admin.listen,
+            "data_dir": config.data.dir,
+            "vendors": config.vendor_names(),
+        }))?;
+    } else {
+        print(&checked(&config))?;
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn checked(config: &Config) -> String {
+    let facts = table::pairs(&[
+        ("agents", format!("http://{}", config.proxy.listen)),
+        ("admin", format!("http://{}", config.admin.listen)),
+        ("data", config.data.dir.display().to_string()),
+        ("vendors", config.vendor_names().join(", ")),
+    ]);
+    format!("configuration is fine\n{facts}")
+}
+
+/// `keybrake token`: where it is, and the secret itself only where asked.
+pub(super) fn token(invocation: &Invocation<'_>, arguments: &TokenArguments) -> Result<ExitCode, Failure> {
+    let environment = std::env::var_os(TOKEN_ENV);
+    // The token file's place is the configuration's, unless the token comes from elsewhere.
+    let config = match (&environment, &arguments.token_file) {
+        (None, None) => Some(config::load(invocation.config)?),
+        (Some(_), _) | (_, Some(_)) => None,
+    };
+    let place = match (&environment, &arguments.token_file, &config) {
+        (Some(_), _, _) => TOKEN_ENV.to_owned(),
+        (None, Some(path), _) => path.display().to_string(),
+        (None, None, Some(config)) => config.data.admin_token_file().display().to_string(),
+        (None, None, None) => return Err(Failure::setup("the admin token's place is not known")),
+    };
+    if !arguments.show {
+        let exists = environment.is_some() || PathBuf::from(&place).exists();
+        if invocation.json {
+            print_json(&json!({"place": place, "exists": exists}))?;
+        } else if exists {
+            print(&format!("{place}\n"))?;
+        } else {
+            print(&format!("{place} (not there yet: `keybrake up` makes it)\n"))?;
+        }
+        return Ok(ExitCode::SUCCESS);
+    }
+    let data = config.as_ref().map(|config| &config.data);
+    let token = token::of_client(environment, arguments.token_file.as_deref(), data)?;
+    let token = String::from_utf8_lossy(token.expose());
+    if invocation.json {
+        print_json(&json!({"place": place, "token": token}))?;
+    } else {
+        print(&format!("{token}\n"))?;
+    }
+    Ok(ExitCode::SUCCESS)
+}

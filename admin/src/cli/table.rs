@@ -1,0 +1,70 @@
+//! Columns of text for a terminal.
+
+/// The widest cell, in characters.
+const CELL_MAX: usize = 60;
+
+/// Rows under a head, every column as wide as its widest cell.
+pub(super) fn render<const N: usize>(head: [&str; N], rows: &[[String; N]]) -> String {
+    let rows: Vec<[String; N]> = std::iter::once(head.map(str::to_owned))
+        .chain(rows.iter().map(|row| row.clone().map(clean)))
+        .collect();
+    let mut widths = [0; N];
+    for row in &rows {
+        for (width, cell) in widths.iter_mut().zip(row) {
+            *width = cell.chars().count().max(*width);
+        }
+    }
+    let mut text = String::new();
+    for row in &rows {
+        let mut line = String::new();
+        for (width, cell) in widths.iter().zip(row) {
+            line.push_str(cell);
+            let blanks = width.saturating_sub(cell.chars().count()).saturating_add(2);
+            line.extend(std::iter::repeat_n(' ', blanks));
+        }
+        text.push_str(line.trim_end());
+        text.push('\n');
+    }
+    text
+}
+
+/// Names and their values, one a line.
+pub(super) fn pairs(pairs: &[(&str, String)]) -> String {
+    let width = pairs.iter().map(|(name, _)| name.len()).max().unwrap_or_default();
+    pairs.iter().map(|(name, value)| format!("{name:width$}  {}\n", printable(value))).collect()
+}
+
+fn clean(cell: String) -> String {
+    let cell = printable(&cell);
+    if cell.chars().count() <= CELL_MAX {
+        return cell;
+    }
+    let mut short: String = cell.chars().take(CELL_MAX.saturating_sub(1)).collect();
+    short.push('…');
+    short
+}
+
+/// Agents write some of these texts (THREATS.md P4): a terminal must not obey them.
+pub(super) fn printable(text: &str) -> String {
+    // Bidirectional overrides reorder what is shown without being control characters.
+    let obeyed = |c: char| {
+        c.is_control()
+            || matches!(c, '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
+    };
+    text.chars().map(|c| if obeyed(c) { '\u{fffd}' } else { c }).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn columns_line_up_and_terminals_are_not_driven() {
+        let rows = [["a".to_owned(), "x\u{1b}[2J".to_owned()], ["long".to_owned(), "y".repeat(80)]];
+        let text = render(["ID", "TEXT"], &rows);
+        let lines: Vec<&str> = text.lines().collect();
+        assert_eq!(lines[..2], ["ID    TEXT", "a     x\u{fffd}[2J"]);
+        assert_eq!(lines[2].chars().count(), 6 + CELL_MAX);
+        assert_eq!(pairs(&[("id", "1".to_owned()), ("vendor", "2".to_owned())]), "id      1\nvendor  2\n");
+    }
+}

@@ -1,0 +1,295 @@
+//! `keybrake up`: starts the dataplane and the admin process, keeps both running, stops both.
+//!
+//! Children have process groups of their own, so a terminal's Ctrl-C reaches the supervisor alone,
+//! which then stops them in order. `kill -9` of the supervisor leaves them running: telling the
+//! kernel to end them as well would take unsafe code between fork and exec.
+
+use std::fmt;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::process::{ExitCode, ExitStatus, Stdio};
+use std::time::Duration;
+
+use keybrake_proto::config::Config;
+use rustix::process::{Pid, Signal, kill_process};
+use tokio::process::{Child, Command};
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::watch;
+use tokio::task::JoinHandle;
+use tokio::time::{Instant, sleep, timeout};
+
+use crate::failure::{Failure, STATUS_SETUP};
+use crate::token::TOKEN_ENV;
+
+/// The wait before the first restart; each further one doubles it.
+const BACKOFF_MIN: Duration = Duration::from_millis(500);
+
+/// The longest wait before a restart.
+const BACKOFF_MAX: Duration = Duration::from_secs(10);
+
+/// A child that ran this long starts over with [`BACKOFF_MIN`].
+const STEADY_AFTER: Duration = Duration::from_secs(30);
+
+/// What a child gets beyond `proxy.drain_timeout_s` before it is killed.
+const GRACE: Duration = Duration::from_secs(5);
+
+/// The name of the other executable.
+const DATAPLANE: &str = "keybrake-dataplane";
+
+/// What a child's keeper is told. Later ones go further, never back.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Order {
+    /// Keep it running.
+    Run,
+    /// SIGTERM, and SIGKILL when it takes too long.
+    Stop,
+    /// SIGKILL.
+    Kill,
+}
+
+/// A child as it is started, each time anew.
+struct Program {
+    name: &'static str,
+    command: Box<dyn Fn() -> Command + Send + Sync>,
+    stop_within: Duration,
+}
+
+/// Why a child is not kept running, although nobody asked for its end.
+#[derive(Debug, PartialEq, Eq)]
+enum Hopeless {
+    /// It ended with this status at its first start: the configuration or the machine has to change.
+    CannotStart(u8),
+    /// It could not be executed.
+    NotFound(String),
+}
+
+/// Supervises both processes until SIGTERM, SIGINT or SIGHUP.
+pub(crate) fn up(path: &Path, config: &Config) -> Result<ExitCode, Failure> {
+    let own = std::env::current_exe()
+        .map_err(|error| Failure::setup(format_args!("cannot find this program's own file: {error}")))?;
+    let stop_within = Duration::from_secs(config.proxy.drain_timeout_s).saturating_add(GRACE);
+    let programs = [dataplane(&own, path, stop_within), admin(own, path, config, stop_within)];
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(|error| Failure::setup(format_args!("cannot start: {error}")))?;
+    runtime.block_on(async {
+        let signals = signals()?;
+        supervise(programs, signals).await
+    })
+}
+
+/// The dataplane, beside this program or else in PATH. It has no use for the operator's token.
+fn dataplane(own: &Path, config: &Path, stop_within: Duration) -> Program {
+    let beside = own.with_file_name(DATAPLANE);
+    let executable = if beside.is_file() { beside } else { PathBuf::from(DATAPLANE) };
+    let config = config.to_owned();
+    let command = move || {
+        let mut command = Command::new(&executable);
+        command.arg("--config").arg(&config).env_remove(TOKEN_ENV);
+        command
+    };
+    Program { name: DATAPLANE, command: Box::new(command), stop_within }
+}
+
+/// The admin process, without the vendors' credentials (SETTLED Q27).
+fn admin(own: PathBuf, path: &Path, config: &Config, stop_within: Duration) -> Program {
+    let path = path.to_owned();
+    let secrets: Vec<String> =
+        config.vendors.iter().filter_map(|vendor| vendor.credential_env.clone()).collect();
+    let command = move || {
+        let mut command = Command::new(&own);
+        command.arg("admin").arg("--config").arg(&path);
+        for secret in &secrets {
+            command.env_remove(secret);
+        }
+        command
+    };
+    Program { name: "keybrake admin", command: Box::new(command), stop_within }
+}
+
+/// The orders that this process's signals mean: the first one stops, a second SIGINT kills.
+fn signals() -> Result<watch::Receiver<Order>, Failure> {
+    let listen = |kind| {
+        signal(kind).map_err(|error| Failure::setup(format_args!("cannot listen for signals: {error}")))
+    };
+    let mut terminate = listen(SignalKind::terminate())?;
+    let mut interrupt = listen(SignalKind::interrupt())?;
+    // A closed terminal: without this the children would outlive the supervisor.
+    let mut hang_up = listen(SignalKind::hangup())?;
+    let (orders, ordered) = watch::channel(Order::Run);
+    tokio::spawn(async move {
+        loop {
+            let order = tokio::select! {
+                _ = terminate.recv() => Order::Stop,
+                _ = hang_up.recv() => Order::Stop,
+                _ = interrupt.recv() => {
+                    if *orders.borrow() == Order::Run { Order::Stop } else { Order::Kill }
+                }
+                () = orders.closed() => return,
+            };
+            orders.send_modify(|current| *current = order.max(*current));
+        }
+    });
+    Ok(ordered)
+}
+
+/// Waits until `orders` say `wanted` or more. Where nobody can order anything any more, that is an
+/// end as well.
+async fn reaches(orders: &mut watch::Receiver<Order>, wanted: Order) {
+    if orders.wait_for(|order| *order >= wanted).await.is_err() {
+        eprintln!("keybrake: the supervisor's signals are lost; stopping");
+    }
+}
+
+/// One child's keeper and the way to order it.
+struct Kept {
+    orders: watch::Sender<Order>,
+    keeper: JoinHandle<Result<(), Hopeless>>,
+}
+
+impl Kept {
+    fn start(program: Program) -> Kept {
+        let (orders, ordered) = watch::channel(Order::Run);
+        Kept { orders, keeper: tokio::spawn(keep(program, ordered)) }
+    }
+
+    /// Orders the child's end and waits for it; a kill asked for meanwhile is passed on.
+    async fn stop(&mut self, signals: &mut watch::Receiver<Order>) {
+        // The keeper may have ended before: then nobody is there to take the order.
+        self.orders.send_replace(Order::Stop);
+        let mut killed = false;
+        while !self.keeper.is_finished() {
+            tokio::select! {
+                _ = &mut self.keeper => return,
+                () = reaches(signals, Order::Kill), if !killed => {
+                    killed = true;
+                    self.orders.send_replace(Order::Kill);
+                }
+            }
+        }
+    }
+}
+
+/// Runs both children until `signals` asks for their end or one of them cannot start.
+async fn supervise(
+    [dataplane, admin]: [Program; 2],
+    mut signals: watch::Receiver<Order>,
+) -> Result<ExitCode, Failure> {
+    let (mut dataplane, mut admin) = (Kept::start(dataplane), Kept::start(admin));
+    let ended = tokio::select! {
+        () = reaches(&mut signals, Order::Stop) => None,
+        ended = &mut dataplane.keeper => Some(ended),
+        ended = &mut admin.keeper => Some(ended),
+    };
+    // In this order operators can watch and revoke until the last exchange has ended.
+    dataplane.stop(&mut signals).await;
+    admin.stop(&mut signals).await;
+    match ended {
+        None | Some(Ok(Ok(()))) => Ok(ExitCode::SUCCESS),
+        // The child has said why.
+        Some(Ok(Err(Hopeless::CannotStart(status)))) => Ok(ExitCode::from(status)),
+        Some(Ok(Err(Hopeless::NotFound(problem)))) => Err(Failure::setup(problem)),
+        Some(Err(error)) => Err(Failure::operation(error)),
+    }
+}
+
+/// Keeps one child running until it is ordered to end.
+async fn keep(program: Program, mut orders: watch::Receiver<Order>) -> Result<(), Hopeless> {
+    let mut backoff = BACKOFF_MIN;
+    let mut is_first = true;
+    loop {
+        let started = Instant::now();
+        let ended = match spawn(&program) {
+            Err(error) if is_first => return Err(Hopeless::NotFound(not_started(&program, &error))),
+            Err(error) => Ended::NotStarted(error),
+            Ok(mut child) => {
+                let ended = tokio::select! {
+                    ended = child.wait() => Some(Ended::from(ended)),
+                    () = reaches(&mut orders, Order::Stop) => None,
+                };
+                let Some(ended) = ended else {
+                    stop(&program, child, orders).await;
+                    return Ok(());
+                };
+                ended
+            }
+        };
+        if let (true, Ended::Status(status)) = (is_first, &ended)
+            && status.code() == Some(i32::from(STATUS_SETUP))
+        {
+            return Err(Hopeless::CannotStart(STATUS_SETUP));
+        }
+        is_first = false;
+        if started.elapsed() >= STEADY_AFTER {
+            backoff = BACKOFF_MIN;
+        }
+        eprintln!("keybrake: {} {ended}; starting it again in {} s", program.name, backoff.as_secs_f32());
+        tokio::select! {
+            () = sleep(backoff) => {}
+            () = reaches(&mut orders, Order::Stop) => return Ok(()),
+        }
+        backoff = backoff.saturating_mul(2).min(BACKOFF_MAX);
+    }
+}
+
+/// How a child came to be away.
+enum Ended {
+    Status(ExitStatus),
+    NotStarted(io::Error),
+}
+
+impl From<io::Result<ExitStatus>> for Ended {
+    fn from(ended: io::Result<ExitStatus>) -> Ended {
+        ended.map_or_else(Ended::NotStarted, Ended::Status)
+    }
+}
+
+impl fmt::Display for Ended {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Ended::Status(status) => write!(f, "ended ({status})"),
+            Ended::NotStarted(error) => write!(f, "cannot be started ({error})"),
+        }
+    }
+}
+
+fn not_started(program: &Program, error: &io::Error) -> String {
+    if error.kind() == io::ErrorKind::NotFound {
+        return format!(
+            "{} is neither beside this program nor in PATH; install both executables into one directory",
+            program.name
+        );
+    }
+    format!("cannot start {}: {error}", program.name)
+}
+
+fn spawn(program: &Program) -> io::Result<Child> {
+    let mut command = (program.command)();
+    // Output goes straight through. What keeps a child ends it: the runtime's end kills.
+    command.stdin(Stdio::null()).process_group(0).kill_on_drop(true).spawn()
+}
+
+/// Ends a child: SIGTERM, then SIGKILL when it takes longer than it may or when that is ordered.
+async fn stop(program: &Program, mut child: Child, mut orders: watch::Receiver<Order>) {
+    // Not reaped yet, so the id is still the child's.
+    let pid = child.id().and_then(|id| i32::try_from(id).ok()).and_then(Pid::from_raw);
+    if let Some(pid) = pid
+        && let Err(error) = kill_process(pid, Signal::TERM)
+    {
+        eprintln!("keybrake: cannot stop {}: {error}", program.name);
+    }
+    let late = tokio::select! {
+        ended = timeout(program.stop_within, child.wait()) => ended.is_err(),
+        () = reaches(&mut orders, Order::Kill) => true,
+    };
+    if late {
+        eprintln!("keybrake: killing {}, which has not ended yet", program.name);
+        if let Err(error) = child.kill().await {
+            eprintln!("keybrake: cannot kill {}: {error}", program.name);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;
