@@ -33,6 +33,8 @@ pub(crate) struct Deadlines {
 struct Slot {
     fd: RawFd,
     at: u64,
+    /// What ends when the time is over. Only reads, where an answer is still to be written.
+    ends: Direction,
     idle: bool,
     expired: bool,
 }
@@ -46,7 +48,7 @@ pub(crate) struct Deadline {
 impl Deadlines {
     /// A slot for the connection of `fd`, without a deadline yet.
     pub(crate) fn slot(self: &Rc<Deadlines>, fd: RawFd) -> Deadline {
-        let slot = Some(Slot { fd, at: NEVER, idle: false, expired: false });
+        let slot = Some(Slot { fd, at: NEVER, ends: Direction::Both, idle: false, expired: false });
         let mut slots = self.slots.borrow_mut();
         let index = self.free.borrow_mut().pop().unwrap_or(slots.len());
         match slots.get_mut(index) {
@@ -60,12 +62,12 @@ impl Deadlines {
     pub(crate) fn tick(&self) {
         let now = self.now.get().saturating_add(1);
         self.now.set(now);
-        self.shut_down(Direction::Both, |slot| slot.at <= now);
+        self.shut_down(|slot| (slot.at <= now).then_some(slot.ends));
     }
 
     /// Ends the reads of idle connections, which makes them close.
     pub(crate) fn end_idle(&self) {
-        self.shut_down(Direction::Read, |slot| slot.idle);
+        self.shut_down(|slot| slot.idle.then_some(Direction::Read));
     }
 
     /// Cuts every connection.
@@ -76,9 +78,9 @@ impl Deadlines {
         }
     }
 
-    fn shut_down(&self, direction: Direction, due: impl Fn(&Slot) -> bool) {
-        for slot in self.slots.borrow_mut().iter_mut().flatten() {
-            if !slot.expired && due(slot) {
+    fn shut_down(&self, due: impl Fn(&Slot) -> Option<Direction>) {
+        for slot in self.slots.borrow_mut().iter_mut().flatten().filter(|slot| !slot.expired) {
+            if let Some(direction) = due(slot) {
                 slot.expired = true;
                 rt::shutdown(slot.fd, direction);
             }
@@ -89,14 +91,30 @@ impl Deadlines {
 impl Deadline {
     /// The connection is shut down in `seconds` from now, to a tick, unless set anew.
     pub(crate) fn set(&self, seconds: u64) {
-        let ticks = seconds.saturating_mul(TICKS_PER_SECOND).saturating_add(1);
-        self.change(|slot, now| (slot.at, slot.idle) = (now.saturating_add(ticks), false));
+        self.start(seconds, Direction::Both, false);
+    }
+
+    /// Only reads end in `seconds` from now, so that an answer can still be written.
+    pub(crate) fn set_read(&self, seconds: u64) {
+        self.start(seconds, Direction::Read, false);
     }
 
     /// As [`Deadline::set`], for a connection that waits for its next request.
     pub(crate) fn set_idle(&self, seconds: u64) {
-        self.set(seconds);
-        self.change(|slot, _| slot.idle = true);
+        self.start(seconds, Direction::Both, true);
+    }
+
+    /// Nothing is waited for on this connection.
+    pub(crate) fn clear(&self) {
+        self.change(|slot, _| (slot.at, slot.idle) = (NEVER, false));
+    }
+
+    fn start(&self, seconds: u64, ends: Direction, idle: bool) {
+        let ticks = seconds.saturating_mul(TICKS_PER_SECOND).saturating_add(1);
+        self.change(|slot, now| {
+            let at = now.saturating_add(ticks);
+            *slot = Slot { fd: slot.fd, at, ends, idle, expired: false };
+        });
     }
 
     /// Whether the connection was shut down from here.

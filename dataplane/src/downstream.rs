@@ -126,7 +126,7 @@ impl Downstream {
     /// Reads the request's body whole (SETTLED Q24); at most once.
     pub(crate) async fn read_body(&mut self, limits: &Proxy) -> Result<(), BodyFault> {
         let mut decoder = BodyDecoder::new(self.head.framing(), limits.body_bytes_max);
-        self.deadline.set(limits.body_timeout_s);
+        self.deadline.set_read(limits.body_timeout_s);
         let mut asked = !self.head.expect_continue();
         loop {
             let input = self.input.get(self.consumed..).unwrap_or_default();
@@ -134,13 +134,15 @@ impl Downstream {
             self.consumed = self.consumed.saturating_add(progress.consumed);
             if progress.done {
                 self.body_is_read = true;
+                // The vendor has a deadline of its own; until it answers nothing is due here.
+                self.deadline.clear();
                 return Ok(());
             }
             if !asked {
                 asked = true;
                 self.output.extend_from_slice(b"HTTP/1.1 100 Continue\r\n\r\n");
                 self.flush(limits).await.map_err(|_| BodyFault::Gone)?;
-                self.deadline.set(limits.body_timeout_s);
+                self.deadline.set_read(limits.body_timeout_s);
             }
             self.drop_decoded();
             if self.read(READ_BYTES).await.is_err() {
@@ -185,6 +187,7 @@ impl Downstream {
         self.deadline.set(limits.write_timeout_s);
         let output = std::mem::take(&mut self.output);
         let (written, mut output) = self.transport.write_all(output).await;
+        self.deadline.clear();
         output.clear();
         self.output = output;
         written

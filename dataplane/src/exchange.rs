@@ -98,7 +98,8 @@ async fn deliver(
     let end = price::end(price, &trace.quote, reply.status(), body);
     let (booking, outcome) = match end {
         End::Settle(charge) => {
-            shard.metrics.above_quote.add(u64::from(charge > trace.quote.amount));
+            let is_above = trace.quote.amount_minor.is_some() && charge > trace.quote.amount;
+            shard.metrics.above_quote.add(u64::from(is_above));
             (hold.settle(charge), Outcome::Forwarded)
         }
         End::Release => (hold.release(), Outcome::Forwarded),

@@ -14,7 +14,7 @@ use crate::transport::Transport;
 /// How long to wait when the process is out of descriptors: it must not spin (THREATS.md G6).
 const BACK_OFF: Duration = Duration::from_millis(10);
 
-/// Accepts until draining begins. The listening socket closes when this returns.
+/// Accepts until draining begins. The socket listens no more when this returns.
 pub(crate) async fn run(
     shard: Rc<Shard>,
     listener: Listener,
@@ -41,6 +41,7 @@ pub(crate) async fn run(
         };
         rt::spawn(serve, move || panicked.metrics.panics.add(1));
     }
+    listener.stop();
 }
 
 /// Counts a connection down, however it ends.

@@ -119,6 +119,12 @@ pub(crate) async fn unless<T>(
     }
 }
 
+/// What `future` comes to, or `None` after `limit`. The future is then dropped, so it must not be
+/// one whose loss matters.
+pub(crate) async fn within<T>(limit: Duration, future: impl Future<Output = T>) -> Option<T> {
+    monoio::time::timeout(limit, future).await.ok()
+}
+
 /// Binds this thread to one core, where the machine lets it; slower otherwise, not wrong.
 pub(crate) fn pin_to_core(index: usize) {
     let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
@@ -138,6 +144,12 @@ impl Listener {
         let (stream, peer) = self.0.accept().await?;
         stream.set_nodelay(true)?;
         Ok((Tcp(stream), peer))
+    }
+
+    /// Refuses connections from now on. Dropping the listener is not enough over io_uring: an accept
+    /// that was given up keeps the socket listening until one more agent connects.
+    pub(crate) fn stop(&self) {
+        shutdown(self.0.as_raw_fd(), Direction::Read);
     }
 }
 

@@ -5,7 +5,7 @@ use std::io;
 use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use crossbeam_channel::Sender;
 use futures_channel::oneshot;
@@ -22,6 +22,7 @@ use crate::metrics::Metrics;
 use crate::pool::{Pool, Vendor, VendorConnection};
 use crate::registry::{KeyEntry, Registry};
 use crate::resolve::{ResolveError, ResolverHandle};
+use crate::rt;
 use crate::seal::KeyDigester;
 use crate::storage::StorageHandle;
 
@@ -192,7 +193,8 @@ impl Shard {
             Some(addresses) => addresses,
             None => {
                 let origin = &pool.vendor.origin;
-                let addresses = self.resolve(origin.host.clone(), origin.port).await?;
+                let limit = Duration::from_secs(pool.vendor.config.connect_timeout_s);
+                let addresses = self.resolve(origin.host.clone(), origin.port, limit).await?;
                 pool.remember(&addresses);
                 addresses
             }
@@ -200,14 +202,15 @@ impl Shard {
         pool.open(addresses, &self.deadlines, &self.metrics).await
     }
 
-    async fn resolve(&self, host: String, port: u16) -> io::Result<Vec<SocketAddr>> {
+    async fn resolve(&self, host: String, port: u16, limit: Duration) -> io::Result<Vec<SocketAddr>> {
         let (waiting, answer) = oneshot::channel();
         let mailbox = self.mailbox.clone();
         let done = move |answer| mailbox.post(Message::Resolved { answer, waiting });
         self.resolver.resolve(host, port, Box::new(done));
-        match answer.await {
-            Ok(answer) => answer.map_err(io::Error::other),
-            Err(oneshot::Canceled) => Err(io::ErrorKind::Interrupted.into()),
+        match rt::within(limit, answer).await {
+            Some(Ok(answer)) => answer.map_err(io::Error::other),
+            Some(Err(oneshot::Canceled)) => Err(io::ErrorKind::Interrupted.into()),
+            None => Err(io::Error::new(io::ErrorKind::TimedOut, "its name was not resolved in time")),
         }
     }
 

@@ -55,7 +55,7 @@ fn master_key(config: &Config, store: &Store) -> anyhow::Result<MasterKey> {
         if made == Made::New {
             eprintln!(
                 "keybrake-dataplane: made the master key {}; keep a copy elsewhere, without it the stored \
-                 credentials are lost",
+                 credentials and all vault keys are lost",
                 path.display()
             );
         }

@@ -89,7 +89,8 @@ pub(crate) async fn forward(
         match exchange(shard, pool, admitted, outgoing, connection).await {
             // A kept connection may have been closed by the vendor in the same moment.
             Err(Fault::Broken) if may_repeat => {
-                connection = shard.connect(pool).await.map_err(Fault::Unreachable)?;
+                // The first try may have arrived, so this is not "nothing was sent".
+                connection = shard.connect(pool).await.map_err(|_| Fault::Broken)?;
             }
             done => return done,
         }

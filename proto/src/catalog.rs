@@ -61,6 +61,9 @@ pub struct Catalog {
     pub name: &'static str,
     /// Request headers that reach the vendor besides those keybrake writes itself, lower case (THREATS.md A4).
     pub request_fields: &'static [&'static str],
+    /// Request headers that switch the account a credential acts on, lower case: refused, since dropped
+    /// they would move money on another account than the agent meant.
+    pub account_fields: &'static [&'static str],
     /// The reply header that holds the vendor's own request id, lower case.
     pub request_id_field: &'static str,
     operations: &'static [Operation],
@@ -82,10 +85,18 @@ impl Catalog {
     fn new(
         name: &'static str,
         request_fields: &'static [&'static str],
+        account_fields: &'static [&'static str],
         request_id_field: &'static str,
         operations: &'static [Operation],
     ) -> Catalog {
-        Catalog { name, request_fields, request_id_field, operations, tree: Tree::new(operations) }
+        Catalog {
+            name,
+            request_fields,
+            account_fields,
+            request_id_field,
+            operations,
+            tree: Tree::new(operations),
+        }
     }
 
     /// The vendor of this name.

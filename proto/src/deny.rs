@@ -24,6 +24,8 @@ pub enum Deny {
     },
     /// The key is for another vendor, or no such vendor is configured.
     Vendor,
+    /// The request names another account of the vendor, and no policy can allow that yet.
+    Account,
     /// No bound of the cost is known, and the key has a cap. The text says what is missing.
     Unpriced(&'static str),
     /// The amount is in a currency that has no rate.
@@ -52,8 +54,6 @@ pub enum Deny {
     AuditUnavailable,
     /// The process is stopping.
     Draining,
-    /// More is running than the limits allow.
-    Overloaded,
     /// The vendor could not be reached: nothing was sent.
     VendorUnreachable,
     /// The vendor's answer broke off or was not HTTP: it may have acted.
@@ -62,8 +62,6 @@ pub enum Deny {
     VendorTimeout,
     /// The admin process does not answer.
     AdminUnavailable,
-    /// The vendor's answer held its credential.
-    CredentialEchoed,
 }
 
 /// A refusal as it goes out.
@@ -86,12 +84,12 @@ impl Deny {
     pub fn status(&self) -> u16 {
         match self {
             Deny::Unauthorized => 401,
-            Deny::Endpoint { .. } | Deny::Vendor | Deny::Unpriced(_) | Deny::Currency => 403,
+            Deny::Endpoint { .. } | Deny::Vendor | Deny::Account | Deny::Unpriced(_) | Deny::Currency => 403,
             Deny::NotFound => 404,
             Deny::OverCap { .. } => 429,
             Deny::Malformed { status, .. } => *status,
-            Deny::VendorUnreachable | Deny::VendorBroken | Deny::CredentialEchoed => 502,
-            Deny::AuditUnavailable | Deny::Draining | Deny::Overloaded | Deny::AdminUnavailable => 503,
+            Deny::VendorUnreachable | Deny::VendorBroken => 502,
+            Deny::AuditUnavailable | Deny::Draining | Deny::AdminUnavailable => 503,
             Deny::VendorTimeout => 504,
         }
     }
@@ -102,6 +100,7 @@ impl Deny {
             Deny::Unauthorized => "invalid_vault_key",
             Deny::Endpoint { .. } => "endpoint_not_allowed",
             Deny::Vendor => "vendor_not_allowed",
+            Deny::Account => "account_not_allowed",
             Deny::Unpriced(_) => "unpriced",
             Deny::Currency => "currency_not_allowed",
             Deny::OverCap { .. } => "daily_cap_exceeded",
@@ -109,12 +108,10 @@ impl Deny {
             Deny::NotFound => "not_found",
             Deny::AuditUnavailable => "audit_unavailable",
             Deny::Draining => "draining",
-            Deny::Overloaded => "overloaded",
             Deny::VendorUnreachable => "vendor_unreachable",
             Deny::VendorBroken => "vendor_broken",
             Deny::VendorTimeout => "vendor_timeout",
             Deny::AdminUnavailable => "admin_unavailable",
-            Deny::CredentialEchoed => "credential_echoed",
         }
     }
 
@@ -122,18 +119,18 @@ impl Deny {
     pub fn denial(&self, now: UnixMicros, allowed: &str) -> Denial {
         let retry_after_s = match self {
             Deny::OverCap { day, .. } => Some(now.seconds_until(day.end()).max(1)),
-            Deny::AuditUnavailable | Deny::Draining | Deny::Overloaded | Deny::AdminUnavailable => Some(1),
+            Deny::AuditUnavailable | Deny::Draining | Deny::AdminUnavailable => Some(1),
             Deny::Unauthorized
             | Deny::Endpoint { .. }
             | Deny::Vendor
+            | Deny::Account
             | Deny::Unpriced(_)
             | Deny::Currency
             | Deny::Malformed { .. }
             | Deny::NotFound
             | Deny::VendorUnreachable
             | Deny::VendorBroken
-            | Deny::VendorTimeout
-            | Deny::CredentialEchoed => None,
+            | Deny::VendorTimeout => None,
         };
         Denial {
             status: self.status(),
@@ -162,10 +159,13 @@ impl fmt::Display for Explained<'_> {
                 write!(f, "keybrake: this key may not call this endpoint. It may call: {}.", self.allowed)
             }
             Deny::Endpoint { escalates: true } => f.write_str(
-                "keybrake: this endpoint hands out credentials or rights, so only a rule that names it exactly, \
-                 without wildcards, allows it.",
+                "keybrake: this endpoint hands out credentials or rights, so only a rule that spells it out \
+                 allows it: `*` may stand for an id only, and `**` never fits.",
             ),
             Deny::Vendor => f.write_str("keybrake: this key is for another vendor, or there is no such vendor here."),
+            Deny::Account => f.write_str(
+                "keybrake: this key may not act on another account: leave out Stripe-Account and Stripe-Context.",
+            ),
             Deny::Unpriced(why) => write!(f, "keybrake: this key has a spend cap, and this call cannot be priced: {why}."),
             Deny::Currency => f.write_str(
                 "keybrake: this key has a spend cap in USD, and there is no rate for the currency of this call.",
@@ -184,7 +184,6 @@ impl fmt::Display for Explained<'_> {
                 "keybrake: the audit cannot be written, so nothing is forwarded. Nothing was sent to the vendor.",
             ),
             Deny::Draining => f.write_str("keybrake: stopping. Nothing was sent to the vendor; try again."),
-            Deny::Overloaded => f.write_str("keybrake: too busy. Nothing was sent to the vendor; try again."),
             Deny::VendorUnreachable => {
                 f.write_str("keybrake: the vendor could not be reached. Nothing was sent; the amount is free again.")
             }
@@ -198,9 +197,6 @@ impl fmt::Display for Explained<'_> {
             Deny::AdminUnavailable => {
                 f.write_str("keybrake: the admin process does not answer; start it with `keybrake admin`.")
             }
-            Deny::CredentialEchoed => f.write_str(
-                "keybrake: the vendor's answer held its credential and was withheld. The vendor may have acted.",
-            ),
         }
     }
 }
@@ -290,6 +286,7 @@ mod tests {
             Deny::Unauthorized,
             Deny::Endpoint { escalates: false },
             Deny::Vendor,
+            Deny::Account,
             Deny::Unpriced(""),
             Deny::Currency,
             over_cap(),

@@ -115,7 +115,7 @@ impl Control {
             created_at: now,
             revoked_at: None,
         };
-        let stored = self.put(&record).recv_timeout(WAIT.saturating_mul(5));
+        let stored = self.put(&record).recv_timeout(WAIT.saturating_mul(2));
         match stored {
             Ok(Ok(())) => {}
             Ok(Err(error)) => {

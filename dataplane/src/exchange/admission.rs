@@ -6,6 +6,7 @@ use std::sync::Arc;
 use keybrake_proto::catalog::price::{self, Priced, QuoteError};
 use keybrake_proto::catalog::{Call, Catalog, Operation, Price};
 use keybrake_proto::deny::Deny;
+use keybrake_proto::form;
 use keybrake_proto::http1::{BodyFraming, Method, encode};
 use keybrake_proto::key;
 use keybrake_proto::ledger::Refusal;
@@ -81,6 +82,9 @@ pub(super) fn recognize(shard: &Shard, agent: &Downstream, trace: &mut Trace) ->
     if head.is_get_with_body() {
         return Err(Deny::Malformed { status: 400, problem: "a GET must not have a body".into() });
     }
+    if catalog.account_fields.iter().any(|name| head.field(input, name).is_some()) {
+        return Err(Deny::Account);
+    }
     let permit = entry.record.policy.permit(&call)?;
     Ok(Target {
         pool,
@@ -110,6 +114,12 @@ pub(super) fn admit(
     trace: &mut Trace,
 ) -> Result<Admitted, Deny> {
     let (head, input) = (agent.head(), agent.input());
+    if form::overrides_method(agent.body()) {
+        return Err(Deny::Malformed {
+            status: 400,
+            problem: "`_method` is not allowed; send the method itself".into(),
+        });
+    }
     let request = Priced {
         content_type: head.content_type(input),
         is_encoded: head.content_encoding(input).is_some(),

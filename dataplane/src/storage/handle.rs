@@ -23,7 +23,11 @@ const COMMANDS_MAX: usize = 4096;
 /// A write that takes longer is a disk that hangs (THREATS.md G7).
 const STALL: Duration = Duration::from_secs(2);
 
-const WAITS: Waits = Waits { retry: Duration::from_millis(100), stop: Duration::from_secs(10) };
+const WAITS: Waits = Waits {
+    gather: Duration::from_millis(2),
+    retry: Duration::from_millis(100),
+    stop: Duration::from_secs(10),
+};
 
 /// Starts the thread `storage`, which owns the store from now on.
 pub(crate) fn start(store: Store) -> Result<(StorageHandle, JoinHandle<()>), StoreError> {

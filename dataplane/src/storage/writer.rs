@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, TryRecvError, after, select};
+use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, TryRecvError, after};
 use keybrake_proto::key::KeyId;
 
 use super::StoreError;
@@ -83,6 +83,9 @@ pub(super) enum Command {
 /// How long the thread waits for what.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Waits {
+    /// While records gather. They do not wake the thread: a wake-up each would cost a worker more
+    /// than all the rest of the record.
+    pub(super) gather: Duration,
     /// Between two tries of what the disk refused.
     pub(super) retry: Duration,
     /// For a disk that refuses while the process stops.
@@ -172,9 +175,19 @@ impl<S: Sink> Writer<S> {
                 Err(RecvTimeoutError::Disconnected) => Event::Abandoned,
             };
         }
-        select! {
-            recv(self.commands) -> command => command.map_or(Event::Abandoned, Event::Command),
-            recv(self.records) -> record => record.map_or(Event::Abandoned, Event::Record),
+        loop {
+            let waits =
+                if self.records.len() < RECORDS_PER_BATCH_MAX { self.waits.gather } else { Duration::ZERO };
+            match self.commands.recv_timeout(waits) {
+                Ok(command) => return Event::Command(command),
+                Err(RecvTimeoutError::Disconnected) => return Event::Abandoned,
+                Err(RecvTimeoutError::Timeout) => {}
+            }
+            match self.records.try_recv() {
+                Ok(record) => return Event::Record(record),
+                Err(TryRecvError::Disconnected) => return Event::Abandoned,
+                Err(TryRecvError::Empty) => {}
+            }
         }
     }
 

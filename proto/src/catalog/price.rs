@@ -114,8 +114,9 @@ fn amount_in_request(rule: AmountRule, request: Priced<'_>, bound: Bound) -> Res
         };
     };
     let stated = Quote { amount_minor: Some(amount_minor), currency, ..Quote::default() };
-    // A refund names no currency: it is the charge's, which only the vendor knows. Read as USD it
-    // would under-count a dearer currency, so it is only read so where the operation allows it.
+    // A refund names no currency: it is the charge's, which only the vendor knows. Until it is looked
+    // up it is read as USD, as under a cap only USD can be charged here; a charge made elsewhere in a
+    // dearer currency is under-counted (docs/stripe.md says so).
     match (currency, bound) {
         (Some(Currency::USD), _) => {}
         (None, _) if rule.amount_optional => {}

@@ -37,10 +37,11 @@ const fn escalating(method: Method, pattern: &'static str) -> Operation {
 }
 
 pub(super) fn catalog() -> Catalog {
-    Catalog::new("stripe", REQUEST_FIELDS, "request-id", OPERATIONS)
+    Catalog::new("stripe", REQUEST_FIELDS, ACCOUNT_FIELDS, "request-id", OPERATIONS)
 }
 
-/// `Stripe-Account` and `Stripe-Context` are absent on purpose: they switch the account (THREATS.md A4).
+const ACCOUNT_FIELDS: &[&str] = &["stripe-account", "stripe-context"];
+
 const REQUEST_FIELDS: &[&str] = &[
     "accept",
     "accept-language",
@@ -142,6 +143,8 @@ const OPERATIONS: &[Operation] = &[
     escalating(Post, "/v1/account_sessions"),
     escalating(Post, "/v1/accounts"),
     escalating(Post, "/v1/accounts/{account}"),
+    escalating(Post, "/v1/accounts/{account}/external_accounts"),
+    escalating(Post, "/v1/accounts/{account}/login_links"),
     escalating(Post, "/v1/apps/secrets"),
     escalating(Get, "/v1/apps/secrets/find"),
     escalating(Post, "/v1/customer_sessions"),

@@ -119,7 +119,11 @@ pub(super) fn origin(url: &str) -> Result<Origin, &'static str> {
         Some(bracketed) => {
             let (host, port) = bracketed.split_once(']').ok_or(SHAPE)?;
             host.parse::<std::net::Ipv6Addr>().map_err(|_| SHAPE)?;
-            (host, port.strip_prefix(':'))
+            match (port.is_empty(), port.strip_prefix(':')) {
+                (true, _) => (host, None),
+                (false, Some(port)) => (host, Some(port)),
+                (false, None) => return Err(SHAPE),
+            }
         }
         None => authority.split_once(':').map_or((authority, None), |(host, port)| (host, Some(port))),
     };

@@ -63,6 +63,7 @@ fn e3_a_base_url_is_an_origin_and_nothing_more() {
         "https://host:99999",
         "https://host:x",
         "https://[::1",
+        "https://[::1]garbage",
         "http://api.stripe.com",
     ] {
         assert!(check(url, "").unwrap_err().contains("vendor[0].base_url"), "{url}");

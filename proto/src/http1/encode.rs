@@ -30,8 +30,9 @@ const OWN_FIELDS: [&str; 15] = [
 /// The agent's own, replaced by ours.
 const REQUEST_FIELDS: [&str; 2] = ["authorization", "host"];
 
-/// A vendor's words about itself or to a browser, which an agent must not act on (H9, S3).
-const REPLY_FIELDS: [&str; 4] = ["alt-svc", "refresh", "server", "set-cookie"];
+/// A vendor's words about itself or to a browser, which an agent must not act on: an SDK that follows
+/// `Location` would carry its vault key to another host (H9, S3).
+const REPLY_FIELDS: [&str; 5] = ["alt-svc", "location", "refresh", "server", "set-cookie"];
 
 /// The first line of a request to a vendor, from parts that were parsed or rewritten by routing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

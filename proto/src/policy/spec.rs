@@ -139,6 +139,11 @@ impl KeySpec {
             );
         }
         let parse = |(at, text): (usize, &String)| {
+            if text.split('/').nth(1) == Some(self.vendor.as_str()) {
+                let problem =
+                    "leave the vendor's name out: rules are the vendor's own paths, such as /v1/charges";
+                return refuse(format!("allowed_endpoints[{at}]"), problem);
+            }
             text.parse().or_else(|error| refuse(format!("allowed_endpoints[{at}]"), error))
         };
         self.allowed_endpoints.iter().enumerate().map(parse).collect()
@@ -236,6 +241,10 @@ mod tests {
         check(
             r#"{"vendor": "stripe", "allowed_endpoints": ["GET"]}"#,
             Err("allowed_endpoints[0]: write a method"),
+        );
+        check(
+            r#"{"vendor": "stripe", "allowed_endpoints": ["POST /stripe/v1/charges"]}"#,
+            Err("allowed_endpoints[0]: leave the vendor's name out"),
         );
         check(&with(r#", "daily_usd_cap": "200""#), Err("invalid type"));
         check(&with(r#", "daily_usd_cap": -1"#), Err("is not an amount of USD"));

@@ -11,7 +11,11 @@ use crate::storage::writer::Waits;
 const LIMITS: Limits = Limits {
     records_max: 2000,
     stall: Duration::from_secs(60),
-    waits: Waits { retry: Duration::from_millis(1), stop: Duration::from_secs(60) },
+    waits: Waits {
+        gather: Duration::from_millis(1),
+        retry: Duration::from_millis(1),
+        stop: Duration::from_secs(60),
+    },
 };
 
 fn start_scripted(directory: &Directory, limits: Limits) -> (StorageHandle, JoinHandle<()>, Script) {
