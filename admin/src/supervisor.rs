@@ -31,7 +31,7 @@ const BACKOFF_MAX: Duration = Duration::from_secs(10);
 const STEADY_AFTER: Duration = Duration::from_secs(30);
 
 /// What a child gets beyond `proxy.drain_timeout_s` before it is killed.
-const GRACE: Duration = Duration::from_secs(5);
+const GRACE: Duration = Duration::from_secs(15);
 
 /// The name of the other executable.
 const DATAPLANE: &str = "keybrake-dataplane";

@@ -50,7 +50,7 @@ fn decide(criterion: &mut Criterion) {
     });
     let price = stripe.recognize(Method::Post, b"/v1/charges").price();
     let content_type = Some(&b"application/x-www-form-urlencoded"[..]);
-    let request = Priced { content_type, is_encoded: false, query: None, body: FORM };
+    let request = Priced { content_type, query: None, body: FORM };
     criterion.bench_function("quote a form", |bencher| {
         bencher.iter(|| price::quote(price, black_box(request), Bound::Capped));
     });

@@ -27,6 +27,7 @@ pub(crate) struct Deadlines {
     now: Cell<u64>,
     slots: RefCell<Vec<Option<Slot>>>,
     free: RefCell<Vec<usize>>,
+    cut: Cell<bool>,
 }
 
 #[derive(Clone, Copy)]
@@ -48,7 +49,11 @@ pub(crate) struct Deadline {
 impl Deadlines {
     /// A slot for the connection of `fd`, without a deadline yet.
     pub(crate) fn slot(self: &Rc<Deadlines>, fd: RawFd) -> Deadline {
-        let slot = Some(Slot { fd, at: NEVER, ends: Direction::Both, idle: false, expired: false });
+        let cut = self.cut.get();
+        if cut {
+            rt::shutdown(fd, Direction::Both);
+        }
+        let slot = Some(Slot { fd, at: NEVER, ends: Direction::Both, idle: false, expired: cut });
         let mut slots = self.slots.borrow_mut();
         let index = self.free.borrow_mut().pop().unwrap_or(slots.len());
         match slots.get_mut(index) {
@@ -70,12 +75,18 @@ impl Deadlines {
         self.shut_down(|slot| slot.idle.then_some(Direction::Read));
     }
 
-    /// Cuts every connection.
+    /// Cuts every connection, also those that are still to come.
     pub(crate) fn cut_all(&self) {
+        self.cut.set(true);
         for slot in self.slots.borrow_mut().iter_mut().flatten() {
             slot.expired = true;
             rt::shutdown(slot.fd, Direction::Both);
         }
+    }
+
+    /// Whether every connection was cut.
+    pub(crate) fn is_cut(&self) -> bool {
+        self.cut.get()
     }
 
     fn shut_down(&self, due: impl Fn(&Slot) -> Option<Direction>) {

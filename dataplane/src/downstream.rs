@@ -123,9 +123,9 @@ impl Downstream {
         }
     }
 
-    /// Reads the request's body whole (SETTLED Q24); at most once.
-    pub(crate) async fn read_body(&mut self, limits: &Proxy) -> Result<(), BodyFault> {
-        let mut decoder = BodyDecoder::new(self.head.framing(), limits.body_bytes_max);
+    /// Reads the request's body whole (SETTLED Q24), at most `bytes_max`.
+    pub(crate) async fn read_body(&mut self, limits: &Proxy, bytes_max: u64) -> Result<(), BodyFault> {
+        let mut decoder = BodyDecoder::new(self.head.framing(), bytes_max);
         self.deadline.set_read(limits.body_timeout_s);
         let mut asked = !self.head.expect_continue();
         loop {
@@ -138,7 +138,7 @@ impl Downstream {
                 self.deadline.clear();
                 return Ok(());
             }
-            if !asked {
+            if !asked && decoder.fits() {
                 asked = true;
                 self.output.extend_from_slice(b"HTTP/1.1 100 Continue\r\n\r\n");
                 self.flush(limits).await.map_err(|_| BodyFault::Gone)?;
@@ -171,6 +171,11 @@ impl Downstream {
         &self.peer
     }
 
+    /// Whether nothing of a further request has arrived.
+    pub(crate) fn has_no_input(&self) -> bool {
+        self.consumed >= self.input.len()
+    }
+
     /// Whether the connection can carry another request: nothing of this one is unread, and the
     /// agent did not ask to close (H6).
     pub(crate) fn can_go_on(&self) -> bool {
@@ -191,6 +196,14 @@ impl Downstream {
         output.clear();
         self.output = output;
         written
+    }
+
+    /// Sends what stands in `output`; says what becomes of the connection.
+    pub(crate) async fn reply(&mut self, limits: &Proxy) -> After {
+        match self.flush(limits).await {
+            Ok(()) if self.can_go_on() => After::NextRequest,
+            Ok(()) | Err(_) => After::Close,
+        }
     }
 
     /// Ends the connection so that the agent still gets the last reply.
@@ -218,6 +231,7 @@ impl Downstream {
     }
 
     fn forget_request(&mut self) {
+        self.body.clear();
         self.input.drain(..self.consumed.min(self.input.len()));
         self.consumed = 0;
         self.head.reset();
@@ -241,6 +255,18 @@ impl Downstream {
         match read {
             Ok(1..) => Ok(()),
             Ok(0) | Err(_) => Err(End::Closed),
+        }
+    }
+}
+
+/// The refusal of a body that is not there.
+pub(crate) fn body_refusal(fault: &BodyFault) -> Deny {
+    match fault {
+        BodyFault::Refused(error) => {
+            Deny::Malformed { status: error.status(), problem: error.to_string().into() }
+        }
+        BodyFault::Gone | BodyFault::TooSlow => {
+            Deny::Malformed { status: 408, problem: "the body did not arrive in time".into() }
         }
     }
 }

@@ -15,7 +15,6 @@ use keybrake_proto::catalog::Price;
 use keybrake_proto::catalog::price::{self, End};
 use keybrake_proto::deny::Deny;
 use keybrake_proto::http1::{BodyFraming, HeadError, ReplyFraming, encode};
-use keybrake_proto::journal::Booking;
 use keybrake_proto::route::{Route, route};
 
 use crate::downstream::{self, After, BodyFault, Downstream};
@@ -58,16 +57,16 @@ pub(crate) async fn refuse_head(shard: &Rc<Shard>, agent: &mut Downstream, error
 /// Carries one request from its parsed head to its outcome.
 async fn run(shard: &Rc<Shard>, agent: &mut Downstream) -> After {
     let mut trace = Trace::begin(shard);
-    let target = match admission::recognize(shard, agent, &mut trace) {
-        Ok(target) => target,
+    let (target, permit) = match admission::recognize(shard, agent, &mut trace) {
+        Ok(recognized) => recognized,
         Err(reason) => return refuse(shard, agent, &trace, &reason).await,
     };
-    match agent.read_body(&shard.config.proxy).await {
+    match agent.read_body(&shard.config.proxy, shard.config.proxy.body_bytes_max).await {
         Ok(()) => {}
         Err(BodyFault::Gone) => return After::Close,
-        Err(fault) => return refuse(shard, agent, &trace, &body_refusal(&fault)).await,
+        Err(fault) => return refuse(shard, agent, &trace, &downstream::body_refusal(&fault)).await,
     }
-    let admitted = match admission::admit(shard, agent, &target, &mut trace) {
+    let admitted = match admission::admit(shard, agent, permit, &target, &mut trace) {
         Ok(admitted) => admitted,
         Err(reason) => return refuse(shard, agent, &trace, &reason).await,
     };
@@ -112,7 +111,7 @@ async fn deliver(
         drop(ticket);
         write_whole(shard, agent, &trace, &reply);
         reply.finish(target.pool(shard));
-        return after_flush(shard, agent).await;
+        return agent.reply(&shard.config.proxy).await;
     }
     let streamed = stream(shard, agent, &trace, &mut reply).await;
     drop(ticket);
@@ -122,7 +121,7 @@ async fn deliver(
     match streamed {
         Ok(()) => {
             reply.finish(target.pool(shard));
-            keep(agent)
+            if agent.can_go_on() { After::NextRequest } else { After::Close }
         }
         // What was delivered is not whole, which closing says.
         Err(_) => After::Close,
@@ -197,12 +196,12 @@ async fn lose(
         Fault::Unreachable(_) => Deny::VendorUnreachable,
         Fault::Closed => Deny::Unauthorized,
         Fault::TimedOut => Deny::VendorTimeout,
-        Fault::Broken => Deny::VendorBroken,
+        Fault::Dropped | Fault::Broken => Deny::VendorBroken,
     };
     if let Fault::Unreachable(error) = fault {
         shard.complain(trace.vendor(), error);
     }
-    trace.lost();
+    trace.vendor_done();
     let ending = if !fault.before_send() {
         // The vendor may have acted on it, so the agent has spent it.
         Ending::allowed(Outcome::Unknown, hold.doubt(), reason.status())
@@ -216,9 +215,10 @@ async fn lose(
 
 /// Ends a request that nothing was held for.
 async fn refuse(shard: &Rc<Shard>, agent: &mut Downstream, trace: &Trace, reason: &Deny) -> After {
-    // A connection with an unread body cannot go on; a small body is read, so that it can.
-    if trace.has_key() && agent.has_small_body_left() {
-        drop(agent.read_body(&shard.config.proxy).await);
+    // A connection with an unread body cannot go on; a small body is read, so that it can. Not for a
+    // key that is not valid: a revoked one must look like an unknown one.
+    if *reason != Deny::Unauthorized && trace.has_key() && agent.has_small_body_left() {
+        drop(agent.read_body(&shard.config.proxy, shard.config.proxy.body_bytes_max).await);
     }
     deny(shard, agent, trace, reason, Ending::denied(None)).await
 }
@@ -231,42 +231,22 @@ async fn deny(
     reason: &Deny,
     ending: Ending,
 ) -> After {
-    let denial = reason.denial(shard.now(), &trace.allowed());
+    let has_room = shard.journal.has_room();
+    // A denial without a row would be unseen, and keeping its row would fill the memory (rule N5).
+    let reason = if ending.booking.is_none() && !has_room { &Deny::AuditUnavailable } else { reason };
+    let allowed = if matches!(reason, Deny::Endpoint { .. }) { trace.allowed() } else { String::new() };
+    let denial = reason.denial(shard.now(), &allowed);
     let is_decision = ending.outcome == Outcome::Denied;
     let ending = Ending {
         status: denial.status,
         result: if is_decision { denial.code } else { ending.result },
         ..ending
     };
-    if trace.has_key() || shard.samples(shard.now()) {
+    let must_record = ending.booking.is_some() || has_room;
+    if must_record && (trace.has_key() || shard.samples(shard.now())) {
         trace.record(shard, agent, &ending);
     }
     let is_repeatable = agent.head().idempotency_key(agent.input()).is_some();
     downstream::write_denial(agent, &denial, &trace.id, is_repeatable);
-    after_flush(shard, agent).await
+    agent.reply(&shard.config.proxy).await
 }
-
-async fn after_flush(shard: &Rc<Shard>, agent: &mut Downstream) -> After {
-    match agent.flush(&shard.config.proxy).await {
-        Ok(()) => keep(agent),
-        Err(_) => After::Close,
-    }
-}
-
-fn keep(agent: &Downstream) -> After {
-    if agent.can_go_on() { After::NextRequest } else { After::Close }
-}
-
-fn body_refusal(fault: &BodyFault) -> Deny {
-    match fault {
-        BodyFault::Refused(error) => {
-            Deny::Malformed { status: error.status(), problem: error.to_string().into() }
-        }
-        BodyFault::Gone | BodyFault::TooSlow => {
-            Deny::Malformed { status: 408, problem: "the body did not arrive in time".into() }
-        }
-    }
-}
-
-/// What an ended hold counts, where there was one.
-type Booked = Option<Booking>;

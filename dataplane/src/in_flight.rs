@@ -66,14 +66,11 @@ impl InFlight {
     }
 
     fn settle_waiting(&self) {
-        let mut waiting = self.waiting.borrow_mut();
-        let mut at = 0;
-        while let Some(key) = waiting.get(at).map(|one| one.key) {
-            if self.count(key, Phase::Looked) > 0 {
-                at = at.saturating_add(1);
-            } else {
-                (waiting.swap_remove(at).acknowledge)(self.count(key, Phase::AtVendor));
-            }
+        let is_ready = |one: &mut Waiting| self.count(one.key, Phase::Looked) == 0;
+        // Collected first: what is called may come back here.
+        let ready: Vec<Waiting> = self.waiting.borrow_mut().extract_if(.., is_ready).collect();
+        for one in ready {
+            (one.acknowledge)(self.count(one.key, Phase::AtVendor));
         }
     }
 

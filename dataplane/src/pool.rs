@@ -25,6 +25,9 @@ use crate::transport::Transport;
 /// so that a request rarely meets a connection that is just being closed.
 const IDLE_SECONDS: u64 = 30;
 
+/// Memory a buffer of an idle connection keeps; more is given back.
+const KEPT_BYTES: usize = 16 * 1024;
+
 /// How long addresses are used before the name is resolved again.
 const ADDRESS_LIFE: Duration = Duration::from_secs(30);
 
@@ -104,8 +107,10 @@ impl Pool {
     /// A connection that was kept, and on which nothing has arrived since.
     pub(crate) fn take_idle(&self) -> Option<VendorConnection> {
         loop {
-            let connection = self.idle.borrow_mut().pop()?;
+            let mut connection = self.idle.borrow_mut().pop()?;
             if !connection.deadline.has_expired() && !connection.transport.has_input() {
+                // No longer idle, so that draining does not end it.
+                connection.deadline.set(self.vendor.config.timeout_s);
                 return Some(connection);
             }
         }
@@ -115,6 +120,11 @@ impl Pool {
     pub(crate) fn keep(&self, mut connection: VendorConnection) {
         connection.is_reused = true;
         connection.head.reset();
+        for buffer in [&mut connection.input, &mut connection.output] {
+            if buffer.capacity() > KEPT_BYTES {
+                *buffer = Vec::new();
+            }
+        }
         let mut idle = self.idle.borrow_mut();
         if idle.len() < self.vendor.config.idle_connections_max {
             connection.deadline.set_idle(IDLE_SECONDS);

@@ -7,7 +7,7 @@ use std::time::Duration;
 use keybrake_proto::deny::Deny;
 use keybrake_proto::http1::{BodyFraming, Method, ReplyHead, encode};
 
-use crate::downstream::{self, After, BodyFault, Downstream};
+use crate::downstream::{self, After, Downstream};
 use crate::pool::VendorConnection;
 use crate::rt::Tcp;
 use crate::shard::Shard;
@@ -20,6 +20,9 @@ const TIMEOUT_SECONDS: u64 = 15;
 /// The longest reply of the admin process that is passed on, in bytes.
 const REPLY_BYTES_MAX: usize = 1024 * 1024;
 
+/// The longest body that is passed on, in bytes: nobody has shown a token yet when it is read.
+const BODY_BYTES_MAX: u64 = 64 * 1024;
+
 /// Headers that reach the admin process.
 const FIELDS: [&[u8]; 2] = [b"content-type", b"accept"];
 
@@ -30,7 +33,7 @@ pub(crate) async fn answer(shard: &Rc<Shard>, agent: &mut Downstream, status: u1
     let framing = BodyFraming::Length(u64::try_from(text.len()).unwrap_or_default());
     encode::reply_head(&mut agent.output, status, fields, framing, close);
     agent.output.extend_from_slice(text.as_bytes());
-    finish(shard, agent).await
+    agent.reply(&shard.config.proxy).await
 }
 
 /// Passes a request for a key on to the admin process, which alone judges its token.
@@ -43,7 +46,7 @@ pub(crate) async fn keys(shard: &Rc<Shard>, agent: &mut Downstream) -> After {
         Err(reason) => {
             let id = shard.next_request_id();
             downstream::write_denial(agent, &reason.denial(shard.now(), ""), &id, true);
-            return finish(shard, agent).await;
+            return agent.reply(&shard.config.proxy).await;
         }
     };
     let close = !agent.can_go_on();
@@ -54,18 +57,12 @@ pub(crate) async fn keys(shard: &Rc<Shard>, agent: &mut Downstream) -> After {
     };
     encode::reply_head(&mut agent.output, reply.status(), head.fields(input), framing, close);
     agent.output.extend_from_slice(&reply.body);
-    finish(shard, agent).await
+    agent.reply(&shard.config.proxy).await
 }
 
 async fn ask(shard: &Rc<Shard>, agent: &mut Downstream) -> Result<Reply, Deny> {
-    agent.read_body(&shard.config.proxy).await.map_err(|fault| match fault {
-        BodyFault::Refused(error) => {
-            Deny::Malformed { status: error.status(), problem: error.to_string().into() }
-        }
-        BodyFault::Gone | BodyFault::TooSlow => {
-            Deny::Malformed { status: 408, problem: "the body did not arrive in time".into() }
-        }
-    })?;
+    let read = agent.read_body(&shard.config.proxy, BODY_BYTES_MAX).await;
+    read.map_err(|fault| downstream::body_refusal(&fault))?;
     let address = shard.config.admin.listen;
     let tcp = Tcp::connect(address, Duration::from_secs(TIMEOUT_SECONDS)).await;
     let tcp = tcp.map_err(|_| Deny::AdminUnavailable)?;
@@ -107,12 +104,5 @@ fn encode_request(output: &mut Vec<u8>, agent: &Downstream, authority: &str) {
     );
     if length.is_some() {
         output.extend_from_slice(agent.body());
-    }
-}
-
-async fn finish(shard: &Rc<Shard>, agent: &mut Downstream) -> After {
-    match agent.flush(&shard.config.proxy).await {
-        Ok(()) if agent.can_go_on() => After::NextRequest,
-        Ok(()) | Err(_) => After::Close,
     }
 }

@@ -62,6 +62,7 @@ struct Running {
 impl Running {
     fn start(config: Config) -> anyhow::Result<Running> {
         let started = Instant::now();
+        harden();
         raise_descriptor_limit();
         let signals = signals().context("signals cannot be handled")?;
         let config = Arc::new(config);
@@ -225,6 +226,15 @@ fn signals() -> io::Result<Receiver<i32>> {
         }
     })?;
     Ok(receiver)
+}
+
+/// No core dump and no debugger of the same user sees the credential (rule S1).
+fn harden() {
+    let none = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
+    // SAFETY: the pointer is to a live `rlimit`. A refusal leaves the limit as it was.
+    let _ = unsafe { libc::setrlimit(libc::RLIMIT_CORE, &raw const none) };
+    // SAFETY: PR_SET_DUMPABLE takes one integer and touches no memory.
+    let _ = unsafe { libc::prctl(libc::PR_SET_DUMPABLE, 0) };
 }
 
 /// As many descriptors as the system allows: one for each agent and each vendor connection.

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use rustls::pki_types::pem::PemObject as _;
 use rustls::pki_types::{CertificateDer, ServerName};
-use rustls::{ClientConfig, ClientConnection, RootCertStore};
+use rustls::{ClientConfig, ClientConnection, IoState, RootCertStore};
 
 use crate::rt::Tcp;
 
@@ -44,6 +44,8 @@ pub(crate) struct TlsStream {
     tcp: Tcp,
     session: ClientConnection,
     ciphertext: Vec<u8>,
+    /// Bytes of `ciphertext` that the session has taken.
+    fed: usize,
 }
 
 impl TlsStream {
@@ -55,7 +57,7 @@ impl TlsStream {
     ) -> io::Result<TlsStream> {
         let mut session = ClientConnection::new(config, name).map_err(io::Error::other)?;
         session.set_buffer_limit(None);
-        let mut stream = TlsStream { tcp, session, ciphertext: Vec::new() };
+        let mut stream = TlsStream { tcp, session, ciphertext: Vec::new(), fed: 0 };
         while stream.session.is_handshaking() {
             stream.send_pending().await?;
             if stream.session.is_handshaking() && !stream.receive().await? {
@@ -106,27 +108,39 @@ impl TlsStream {
         read
     }
 
-    /// Takes in what the socket has. `false` at its end.
-    async fn receive(&mut self) -> io::Result<bool> {
-        let buf = std::mem::take(&mut self.ciphertext);
-        let (read, buf) = self.tcp.read(buf, CIPHERTEXT_BYTES).await;
-        self.ciphertext = buf;
-        let result = self.process(read);
-        self.ciphertext.clear();
-        result
+    /// Nothing received waits to be read, and the peer has not ended the session.
+    pub(crate) fn is_quiet(&mut self) -> bool {
+        let is_quiet = |state: IoState| state.plaintext_bytes_to_read() == 0 && !state.peer_has_closed();
+        self.fed == self.ciphertext.len() && self.session.process_new_packets().is_ok_and(is_quiet)
     }
 
-    fn process(&mut self, read: io::Result<usize>) -> io::Result<bool> {
-        read?;
-        let mut rest = self.ciphertext.as_slice();
-        loop {
-            // At the end of the socket this reads nothing, which tells the session so.
-            let taken = self.session.read_tls(&mut rest)?;
-            self.session.process_new_packets().map_err(io::Error::other)?;
-            if taken == 0 || rest.is_empty() {
-                return Ok(taken > 0);
+    /// Feeds the session with what was received, or with what the socket has next. `false` at its end.
+    ///
+    /// The session takes no more once it holds 16 KiB of plaintext, so it is fed until it has some and
+    /// the rest waits until that is read.
+    async fn receive(&mut self) -> io::Result<bool> {
+        if self.fed == self.ciphertext.len() {
+            let mut buf = std::mem::take(&mut self.ciphertext);
+            buf.clear();
+            self.fed = 0;
+            let (read, buf) = self.tcp.read(buf, CIPHERTEXT_BYTES).await;
+            self.ciphertext = buf;
+            if read? == 0 {
+                // Tells the session that no more will come.
+                self.session.read_tls(&mut io::empty())?;
+                self.session.process_new_packets().map_err(io::Error::other)?;
+                return Ok(false);
             }
         }
+        while let Some(mut rest) = self.ciphertext.get(self.fed..).filter(|rest| !rest.is_empty()) {
+            let taken = self.session.read_tls(&mut rest)?;
+            self.fed = self.fed.saturating_add(taken);
+            let state = self.session.process_new_packets().map_err(io::Error::other)?;
+            if taken == 0 || state.plaintext_bytes_to_read() > 0 {
+                break;
+            }
+        }
+        Ok(true)
     }
 
     async fn send_pending(&mut self) -> io::Result<()> {

@@ -40,7 +40,11 @@ impl Transport {
     }
 
     /// Whether an idle connection has bytes or its end to read.
-    pub(crate) fn has_input(&self) -> bool {
-        rt::has_input(self.fd())
+    pub(crate) fn has_input(&mut self) -> bool {
+        let is_quiet = match self {
+            Transport::Plain(_) => true,
+            Transport::Tls(tls) => tls.is_quiet(),
+        };
+        !is_quiet || rt::has_input(self.fd())
     }
 }

@@ -5,7 +5,7 @@
 use std::io;
 use std::rc::Rc;
 
-use keybrake_proto::http1::{BodyDecoder, HeadLimits, Method, Parsed, ReplyHead, encode};
+use keybrake_proto::http1::{BodyDecoder, HeadLimits, Method, Parsed, ReplyFraming, ReplyHead, encode};
 use keybrake_proto::policy::Permit;
 use zeroize::Zeroize as _;
 
@@ -20,8 +20,14 @@ const READ_BYTES: usize = 16 * 1024;
 /// Read at once, once a body is known to be large: fewer trips through the ring.
 const BULK_READ_BYTES: usize = 128 * 1024;
 
+/// Room for the method, the version and the header lines that are written here.
+const OWN_LINES_BYTES: usize = 256;
+
 /// Interim replies (1xx) in front of a final one (THREATS.md H7).
 const INTERIM_MAX: u32 = 8;
+
+/// Fields that say how long a body is.
+const FRAMING_FIELDS: [&str; 2] = ["content-length", "transfer-encoding"];
 
 /// What lets a request through the door.
 pub(crate) struct Admitted {
@@ -49,6 +55,8 @@ pub(crate) enum Fault {
     Closed,
     /// The vendor may have acted; it was too slow.
     TimedOut,
+    /// The vendor may have acted; it closed the connection without a byte of an answer.
+    Dropped,
     /// The vendor may have acted; its answer broke off or is not HTTP.
     Broken,
 }
@@ -77,24 +85,23 @@ pub(crate) async fn forward(
     admitted: &Admitted,
     outgoing: &Outgoing<'_>,
 ) -> Result<Reply, Fault> {
-    let mut connection = match pool.take_idle() {
+    let connection = match pool.take_idle() {
         Some(connection) => {
             shard.metrics.vendor_connections_reused.add(1);
             connection
         }
         None => shard.connect(pool).await.map_err(Fault::Unreachable)?,
     };
-    loop {
-        let may_repeat = connection.is_reused && outgoing.line.method == Method::Get;
-        match exchange(shard, pool, admitted, outgoing, connection).await {
-            // A kept connection may have been closed by the vendor in the same moment.
-            Err(Fault::Broken) if may_repeat => {
-                // The first try may have arrived, so this is not "nothing was sent".
-                connection = shard.connect(pool).await.map_err(|_| Fault::Broken)?;
-            }
-            done => return done,
-        }
+    let may_repeat = connection.is_reused && outgoing.line.method == Method::Get;
+    match exchange(shard, pool, admitted, outgoing, connection).await {
+        // A kept connection may have been closed by the vendor in the same moment.
+        Err(Fault::Dropped) if may_repeat => {}
+        done => return done,
     }
+    // The first try may have arrived, so whatever comes now is not "nothing was sent".
+    let connection = shard.connect(pool).await.map_err(|_| Fault::Dropped)?;
+    let repeated = exchange(shard, pool, admitted, outgoing, connection).await;
+    repeated.map_err(|fault| if fault.before_send() { Fault::Dropped } else { fault })
 }
 
 /// Carries one request on `connection`.
@@ -107,6 +114,10 @@ async fn exchange(
 ) -> Result<Reply, Fault> {
     encode_request(&mut connection.output, pool, outgoing);
     shard.obey();
+    if shard.deadlines.is_cut() {
+        connection.output.zeroize();
+        return Err(Fault::Unreachable(io::Error::other("keybrake is stopping")));
+    }
     // The last look. From here to the end of the send the exchange counts as sent (SETTLED Q20).
     if !admitted.hold.entry().is_open(shard.now()) {
         connection.output.zeroize();
@@ -134,11 +145,14 @@ fn encode_request(output: &mut Vec<u8>, pool: &Pool, outgoing: &Outgoing<'_>) {
     let own: &[(&[u8], &[u8])] = &[(b"Accept-Encoding", b"identity")];
     let fields = outgoing.fields.iter().chain(own).copied();
     let length = outgoing.body.map(|body| u64::try_from(body.len()).unwrap_or(u64::MAX));
-    let head_bytes: usize =
-        outgoing.fields.iter().map(|(name, value)| name.len().saturating_add(value.len())).sum();
-    // Room for all of it: a buffer that grows leaves a copy of the credential behind.
-    output.reserve(head_bytes.saturating_mul(2).saturating_add(body.len()).saturating_add(1024));
     let authority = vendor.authority.as_bytes();
+    let fields_bytes =
+        outgoing.fields.iter().map(|(name, value)| name.len().saturating_add(value.len()).saturating_add(4));
+    let line = [outgoing.line.path, outgoing.line.query.unwrap_or_default(), authority];
+    let line_bytes = line.into_iter().map(<[u8]>::len);
+    let parts_bytes = [vendor.authorization.expose().len(), body.len(), OWN_LINES_BYTES];
+    // Room for all of it: a buffer that grows leaves a copy of the credential behind.
+    output.reserve(fields_bytes.chain(line_bytes).chain(parts_bytes).fold(0, usize::saturating_add));
     encode::request_head(output, outgoing.line, authority, fields, length, vendor.authorization.expose());
     output.extend_from_slice(body);
 }
@@ -173,7 +187,11 @@ impl VendorConnection {
     }
 
     fn fault(&self) -> Fault {
-        if self.deadline.has_expired() { Fault::TimedOut } else { Fault::Broken }
+        match (self.deadline.has_expired(), self.input.is_empty()) {
+            (true, _) => Fault::TimedOut,
+            (false, true) => Fault::Dropped,
+            (false, false) => Fault::Broken,
+        }
     }
 }
 
@@ -221,7 +239,13 @@ impl Reply {
 
     /// Gives the connection back where the exchange ended cleanly; else drops it (H7).
     pub(crate) fn finish(mut self, pool: &Pool) {
-        let has_surplus = self.connection.input.len() > self.head_bytes;
+        let (head, input) = self.head();
+        // A length on a reply that has no body announces bytes that nobody would read.
+        let is_bodiless = head.framing() == ReplyFraming::None;
+        let may_trail = is_bodiless
+            && head.status() == 204
+            && FRAMING_FIELDS.iter().any(|name| head.field(input, name).is_some());
+        let has_surplus = input.len() > self.head_bytes || may_trail;
         if self.is_complete() && !has_surplus && !self.connection.head.close() {
             self.connection.input.clear();
             pool.keep(self.connection);

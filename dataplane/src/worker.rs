@@ -3,6 +3,7 @@
 use std::io;
 use std::net::TcpListener;
 use std::os::unix::net::UnixStream;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::thread;
@@ -41,7 +42,8 @@ impl Worker {
         thread::Builder::new().name(name).spawn(move || {
             let ended = self.ended.clone();
             rt::pin_to_core(self.index);
-            let result = self.kernel.block_on(self.run()).flatten();
+            let run = AssertUnwindSafe(|| self.kernel.block_on(self.run()).flatten());
+            let result = catch_unwind(run).unwrap_or_else(|_| Err(io::Error::other("it panicked")));
             // Nobody listens when the process is going down.
             drop(ended.send(result));
         })?;
@@ -76,7 +78,8 @@ async fn read_mailbox(shard: Rc<Shard>, mut wake: WakeLine) {
         if shard.may_sleep() {
             let (is_open, used) = wake.wait(buf).await;
             if !is_open {
-                return;
+                // A shard that hears nothing would never acknowledge a revoke.
+                std::process::abort();
             }
             buf = used;
         }

@@ -90,7 +90,7 @@ pub struct AuditRow<'a> {
     pub client_addr: &'a str,
     /// The agent's `User-Agent`.
     pub user_agent: Option<&'a str>,
-    /// The key's metadata, then the request's; a later name wins.
+    /// The key's metadata.
     pub metadata: Vec<(&'a str, &'a str)>,
 }
 

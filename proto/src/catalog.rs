@@ -16,6 +16,8 @@ use tree::Tree;
 pub enum Price {
     /// It moves no money.
     Free,
+    /// It moves no money unless one of these parameters is there.
+    FreeWithout(&'static [&'static str]),
     /// The request states the amount, in minor units of a stated currency.
     AmountInRequest(AmountRule),
     /// Nothing known bounds the cost: denied under a cap. The text says what is missing.
@@ -31,6 +33,10 @@ pub struct AmountRule {
     pub declined: Declined,
     /// Whether the amount may be absent; it then means an amount only the vendor knows.
     pub amount_optional: bool,
+    /// Whether the currency is that of another object and not stated.
+    pub currency_elsewhere: bool,
+    /// What a reply's `object` says where its `amount` is the one that was asked for.
+    pub object: &'static str,
 }
 
 /// What a declined call (402) may still move.
@@ -64,6 +70,8 @@ pub struct Catalog {
     /// Request headers that switch the account a credential acts on, lower case: refused, since dropped
     /// they would move money on another account than the agent meant.
     pub account_fields: &'static [&'static str],
+    /// Parameters that change the method, the account or the version: refused in query and body.
+    pub refused_parameters: &'static [&'static str],
     /// The reply header that holds the vendor's own request id, lower case.
     pub request_id_field: &'static str,
     operations: &'static [Operation],
@@ -82,23 +90,6 @@ pub struct Call<'a> {
 }
 
 impl Catalog {
-    fn new(
-        name: &'static str,
-        request_fields: &'static [&'static str],
-        account_fields: &'static [&'static str],
-        request_id_field: &'static str,
-        operations: &'static [Operation],
-    ) -> Catalog {
-        Catalog {
-            name,
-            request_fields,
-            account_fields,
-            request_id_field,
-            operations,
-            tree: Tree::new(operations),
-        }
-    }
-
     /// The vendor of this name.
     pub fn of(name: &str) -> Option<&'static Catalog> {
         static STRIPE: LazyLock<Catalog> = LazyLock::new(stripe::catalog);

@@ -14,8 +14,8 @@ use crate::money::{Micros, usd};
 use crate::policy::{KeySpec, Rule};
 use crate::time::UnixMicros;
 
-/// The longest frame, in bytes.
-pub const FRAME_BYTES_MAX: usize = 4 * 1024 * 1024;
+/// The longest frame, in bytes: [`LIST_KEYS_MAX`] keys with every text at its limit.
+pub const FRAME_BYTES_MAX: usize = 64 * 1024 * 1024;
 
 /// The bytes in front of each frame.
 pub const FRAME_HEADER_BYTES: usize = 4;

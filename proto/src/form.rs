@@ -172,13 +172,13 @@ pub fn count(form: &[u8], name: &str) -> Result<usize, FormError> {
     Ok(found)
 }
 
-/// Whether a form or query holds `_method`, in any spelling, which some servers take as the method (A4).
+/// Whether a form or query may hold a parameter `name`, in any spelling a lenient server accepts (A4).
 #[must_use]
-pub fn overrides_method(form: &[u8]) -> bool {
+pub fn mentions(form: &[u8], name: &str) -> bool {
     // `;` separates too: it is the lenient reading that must find nothing.
     form.split(|byte| matches!(byte, b'&' | b';')).any(|piece| {
         let key = piece.split(|&byte| byte == b'=').next().unwrap_or_default();
-        may_mean(key, "_method")
+        may_mean(key, name)
     })
 }
 

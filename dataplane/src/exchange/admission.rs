@@ -33,7 +33,6 @@ pub(super) struct Target {
     method: Method,
     /// The canonical path is so many last bytes of the path that arrived.
     path_bytes: usize,
-    permit: std::cell::Cell<Option<Permit>>,
 }
 
 impl Target {
@@ -53,7 +52,11 @@ impl Target {
 }
 
 /// Finds the key, the vendor and the operation, and asks the policy.
-pub(super) fn recognize(shard: &Shard, agent: &Downstream, trace: &mut Trace) -> Result<Target, Deny> {
+pub(super) fn recognize(
+    shard: &Shard,
+    agent: &Downstream,
+    trace: &mut Trace,
+) -> Result<(Target, Permit), Deny> {
     let (head, input) = (agent.head(), agent.input());
     let Some(entry) = find_key(shard, agent) else {
         shard.metrics.wrong_keys.add(1);
@@ -86,14 +89,9 @@ pub(super) fn recognize(shard: &Shard, agent: &Downstream, trace: &mut Trace) ->
         return Err(Deny::Account);
     }
     let permit = entry.record.policy.permit(&call)?;
-    Ok(Target {
-        pool,
-        operation: call.operation,
-        method: head.method(),
-        path_bytes: path.len(),
-        permit: std::cell::Cell::new(Some(permit)),
-        entry,
-    })
+    let target =
+        Target { pool, operation: call.operation, method: head.method(), path_bytes: path.len(), entry };
+    Ok((target, permit))
 }
 
 /// The key in the vendor's credential slot; `None` for one that is unknown or malformed.
@@ -110,22 +108,21 @@ fn find_key(shard: &Shard, agent: &Downstream) -> Option<Arc<KeyEntry>> {
 pub(super) fn admit(
     shard: &Rc<Shard>,
     agent: &Downstream,
+    permit: Permit,
     target: &Target,
     trace: &mut Trace,
 ) -> Result<Admitted, Deny> {
     let (head, input) = (agent.head(), agent.input());
-    if form::overrides_method(agent.body()) {
+    refuse_parameters(target.vendor(shard), head.query(input).unwrap_or_default())?;
+    refuse_parameters(target.vendor(shard), agent.body())?;
+    if head.content_encoding(input).is_some() {
         return Err(Deny::Malformed {
-            status: 400,
-            problem: "`_method` is not allowed; send the method itself".into(),
+            status: 415,
+            problem: "send the body without Content-Encoding".into(),
         });
     }
-    let request = Priced {
-        content_type: head.content_type(input),
-        is_encoded: head.content_encoding(input).is_some(),
-        query: head.query(input),
-        body: agent.body(),
-    };
+    let request =
+        Priced { content_type: head.content_type(input), query: head.query(input), body: agent.body() };
     let entry = &target.entry;
     trace.quote = price::quote(target.price(), request, entry.bound()).map_err(unquoted)?;
     if shard.is_draining() {
@@ -146,10 +143,6 @@ pub(super) fn admit(
             Deny::OverCap { quote, left, cap, day }
         }
     })?;
-    let Some(permit) = target.permit.take() else {
-        hold.release();
-        return Err(Deny::Unauthorized);
-    };
     match shard.journal.intent(entry.record.id, hold.day(), quote) {
         Ok(intent) => trace.intent = Some(intent),
         Err(_) => {
@@ -159,6 +152,15 @@ pub(super) fn admit(
     }
     let ticket = shard.in_flight.board(entry.record.id);
     Ok(Admitted { permit, hold, ticket })
+}
+
+/// Refuses parameters that change the method, the account or the version behind the policy's back.
+fn refuse_parameters(catalog: &Catalog, form: &[u8]) -> Result<(), Deny> {
+    if catalog.refused_parameters.iter().any(|name| form::mentions(form, name)) {
+        let problem = "a parameter that changes the method, the account or the version; leave it out";
+        return Err(Deny::Malformed { status: 400, problem: problem.into() });
+    }
+    Ok(())
 }
 
 fn unquoted(error: QuoteError) -> Deny {

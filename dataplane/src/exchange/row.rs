@@ -6,11 +6,10 @@ use std::time::Instant;
 use keybrake_proto::audit::{AuditRow, Outcome};
 use keybrake_proto::catalog::price::{Currency, Quote};
 use keybrake_proto::catalog::{Call, Catalog, Operation};
-use keybrake_proto::journal::IntentId;
+use keybrake_proto::journal::{Booking, IntentId};
 use keybrake_proto::money::Micros;
 use keybrake_proto::time::UnixMicros;
 
-use super::Booked;
 use crate::downstream::Downstream;
 use crate::registry::KeyEntry;
 use crate::shard::Shard;
@@ -43,21 +42,18 @@ pub(super) struct Ending {
     pub(super) status: u16,
     /// `allowed`, or the code of the refusal.
     pub(super) result: &'static str,
-    pub(super) booking: Booked,
+    /// What an ended hold counts, where there was one.
+    pub(super) booking: Option<Booking>,
 }
 
 impl Ending {
     /// The policy allowed it.
-    pub(super) fn allowed(
-        outcome: Outcome,
-        booking: keybrake_proto::journal::Booking,
-        status: u16,
-    ) -> Ending {
+    pub(super) fn allowed(outcome: Outcome, booking: Booking, status: u16) -> Ending {
         Ending { outcome, status, result: "allowed", booking: Some(booking) }
     }
 
     /// keybrake refused it; status and code are the refusal's.
-    pub(super) fn denied(booking: Booked) -> Ending {
+    pub(super) fn denied(booking: Option<Booking>) -> Ending {
         Ending { outcome: Outcome::Denied, status: 0, result: "", booking }
     }
 }
@@ -100,14 +96,14 @@ impl Trace {
 
     /// The vendor's reply is there, or as much of it as is waited for.
     pub(super) fn replied(&mut self, reply: &Reply, catalog: &Catalog) {
-        self.lost();
+        self.vendor_done();
         let (head, input) = reply.head();
         self.vendor_request_id =
             head.field(input, catalog.request_id_field).and_then(text).map(str::to_owned);
     }
 
-    /// The vendor's part is over, without a reply.
-    pub(super) fn lost(&mut self) {
+    /// The vendor's part is over, with or without a reply.
+    pub(super) fn vendor_done(&mut self) {
         self.vendor_us = self.sent.map_or(0, micros_since);
     }
 
@@ -181,8 +177,8 @@ fn micros_since(instant: Instant) -> u64 {
     u64::try_from(instant.elapsed().as_micros()).unwrap_or(u64::MAX)
 }
 
-/// A value as a text of bounded length; `None` where it is none.
+/// The first part of a value that is a text; `None` where there is none.
 fn text(value: &[u8]) -> Option<&str> {
     let value = value.get(..TEXT_BYTES_MAX).unwrap_or(value);
-    std::str::from_utf8(value).ok()
+    value.utf8_chunks().next().map(|chunk| chunk.valid())
 }

@@ -15,8 +15,6 @@ use super::{AmountRule, Declined, Price};
 pub struct Priced<'a> {
     /// `Content-Type`, as sent.
     pub content_type: Option<&'a [u8]>,
-    /// Whether there is a `Content-Encoding`.
-    pub is_encoded: bool,
     /// The query, without `?`.
     pub query: Option<&'a [u8]>,
     /// The whole body, decoded from its framing.
@@ -85,10 +83,25 @@ pub enum Bound {
 /// The quote of a request under `price`.
 pub fn quote(price: Price, request: Priced<'_>, bound: Bound) -> Result<Quote, QuoteError> {
     match (price, bound) {
-        (Price::Free, _) | (Price::Unpriced(_), Bound::Uncapped) => Ok(Quote::default()),
+        (Price::Free, _) | (Price::Unpriced(_) | Price::FreeWithout(_), Bound::Uncapped) => {
+            Ok(Quote::default())
+        }
+        (Price::FreeWithout(names), Bound::Capped) => free_without(names, request),
         (Price::Unpriced(why), Bound::Capped) => Err(QuoteError::Unpriced(why)),
         (Price::AmountInRequest(rule), _) => amount_in_request(rule, request, bound),
     }
+}
+
+fn free_without(names: &[&str], request: Priced<'_>) -> Result<Quote, QuoteError> {
+    // A body in another form than the one that is read may say anything.
+    if !request.body.is_empty() && !request.content_type.is_some_and(is_form) {
+        return Err(QuoteError::MediaType);
+    }
+    let query = request.query.unwrap_or_default();
+    if names.iter().any(|name| form::mentions(request.body, name) || form::mentions(query, name)) {
+        return Err(QuoteError::Unpriced("a parameter of it gives credit, a discount or a subscription"));
+    }
+    Ok(Quote::default())
 }
 
 fn amount_in_request(rule: AmountRule, request: Priced<'_>, bound: Bound) -> Result<Quote, QuoteError> {
@@ -98,7 +111,7 @@ fn amount_in_request(rule: AmountRule, request: Priced<'_>, bound: Bound) -> Res
             "send the parameters of this call in the body, not in the query".into(),
         ));
     }
-    if request.is_encoded || !request.content_type.is_none_or(is_form) {
+    if !request.content_type.is_none_or(is_form) {
         return Err(QuoteError::MediaType);
     }
     let amount_minor = form::read_amount(request.body, "amount").map_err(malformed)?;
@@ -119,7 +132,7 @@ fn amount_in_request(rule: AmountRule, request: Priced<'_>, bound: Bound) -> Res
     // dearer currency is under-counted (docs/stripe.md says so).
     match (currency, bound) {
         (Some(Currency::USD), _) => {}
-        (None, _) if rule.amount_optional => {}
+        (None, _) if rule.currency_elsewhere => {}
         (None, _) => return Err(QuoteError::Malformed("this call needs a `currency`".into())),
         (Some(_), Bound::Uncapped) => return Ok(stated),
         (Some(_), Bound::Capped) => return Err(QuoteError::Currency),
@@ -173,6 +186,9 @@ pub fn end(price: Price, quote: &Quote, status: u16, body: Option<&[u8]>) -> End
             Some(body) => end_of_success(rule, quote, body),
         },
         402 if rule.declined == Declined::StaysConfirmable => End::Settle(quote.amount),
+        400..=499 if rule.declined == Declined::StaysConfirmable && names_intent(body) => {
+            End::Settle(quote.amount)
+        }
         // SETTLED Q7: 408, 409 and 425 do not say that nothing happened; Stripe's 429 does.
         408 | 409 | 425 => End::InDoubt,
         400..=499 => End::Release,
@@ -180,10 +196,21 @@ pub fn end(price: Price, quote: &Quote, status: u16, body: Option<&[u8]>) -> End
     }
 }
 
+/// Whether an error may speak of an intent that exists: its member is `error.payment_intent`.
+fn names_intent(body: Option<&[u8]>) -> bool {
+    let name = b"\"payment_intent\"";
+    body.is_none_or(|body| body.windows(name.len()).any(|window| window == name))
+}
+
 fn end_of_success(rule: AmountRule, quote: &Quote, body: &[u8]) -> End {
-    let Ok([amount, currency, status]) = json::read_top_level(body, ["amount", "currency", "status"]) else {
+    let members = ["object", "amount", "currency", "status"];
+    let Ok([object, amount, currency, status]) = json::read_top_level(body, members) else {
         return End::InDoubt;
     };
+    // Another object's amount or status says nothing of this call.
+    if !matches!(&object, Some(Scalar::Text(object)) if object == rule.object) {
+        return End::Settle(quote.amount);
+    }
     if let Some(Scalar::Text(status)) = &status
         && rule.moved_nothing.contains(&status.as_ref())
     {
@@ -216,7 +243,6 @@ mod tests {
     fn priced(body: &str) -> Priced<'_> {
         Priced {
             content_type: Some(b"application/x-www-form-urlencoded"),
-            is_encoded: false,
             query: None,
             body: body.as_bytes(),
         }
@@ -256,6 +282,8 @@ mod tests {
         };
         unpriced("/v1/refunds", "charge=ch_1");
         unpriced("/v1/transfers", "destination=acct_1&currency=usd");
+        let unstated = quote(price("/v1/transfers"), priced("destination=acct_1&amount=5"), Bound::Capped);
+        assert!(matches!(unstated, Err(QuoteError::Malformed(_))));
         unpriced("/v1/payment_intents/pi_1/capture", "");
         unpriced("/v1/subscriptions", "customer=cus_1");
         check("/v1/charges", "amount=2000&currency=eur", Err(QuoteError::Currency));
@@ -292,7 +320,6 @@ mod tests {
         malformed(Priced { query: Some(b"amount=9"), ..good });
         malformed(Priced { content_type: Some(b"application/json"), ..good });
         malformed(Priced { content_type: Some(b"multipart/form-data; boundary=x"), ..good });
-        malformed(Priced { is_encoded: true, ..good });
     }
 
     #[test]
@@ -300,25 +327,67 @@ mod tests {
         check_end(
             "/v1/charges",
             200,
-            r#"{"amount": 2000, "currency": "usd", "status": "succeeded"}"#,
+            r#"{"object": "charge", "amount": 2000, "currency": "usd", "status": "succeeded"}"#,
             "settle 2000",
         );
-        check_end("/v1/charges", 200, r#"{"amount": 1500, "currency": "usd"}"#, "settle 1500");
-        check_end("/v1/charges", 200, r#"{"amount": 9000, "currency": "usd"}"#, "settle 9000");
-        check_end("/v1/charges", 200, r#"{"amount": 1, "currency": "eur"}"#, "settle 2000");
+        check_end(
+            "/v1/charges",
+            200,
+            r#"{"object": "charge", "amount": 1500, "currency": "usd"}"#,
+            "settle 1500",
+        );
+        check_end(
+            "/v1/charges",
+            200,
+            r#"{"object": "charge", "amount": 9000, "currency": "usd"}"#,
+            "settle 9000",
+        );
+        check_end(
+            "/v1/charges",
+            200,
+            r#"{"object": "charge", "amount": 1, "currency": "eur"}"#,
+            "settle 2000",
+        );
         check_end("/v1/charges", 200, r#"{"metadata": {"amount": 1}}"#, "settle 2000");
         check_end(
             "/v1/payouts",
             200,
-            r#"{"amount": 2000, "currency": "usd", "status": "failed"}"#,
+            r#"{"object": "payout", "amount": 2000, "currency": "usd", "status": "failed"}"#,
             "settle 0",
         );
         check_end(
             "/v1/payment_intents",
             200,
-            r#"{"amount": 2000, "currency": "usd", "status": "canceled"}"#,
+            r#"{"object": "payment_intent", "amount": 2000, "currency": "usd", "status": "canceled"}"#,
             "settle 0",
         );
+    }
+
+    #[test]
+    fn a_reply_that_shows_another_object_says_nothing_of_the_amount() {
+        let charge = r#"{"object": "charge", "amount": 100000, "currency": "usd", "status": "succeeded"}"#;
+        check_end("/v1/refunds", 200, charge, "settle 2000");
+        check_end("/v1/charges/ch_1/refund", 200, charge, "settle 2000");
+        check_end("/v1/refunds", 200, &charge.replace("charge", "refund"), "settle 100000");
+    }
+
+    #[test]
+    fn an_intent_that_a_refusal_names_may_live_on() {
+        let named = r#"{"error": {"type": "invalid_request_error", "payment_intent": {"id": "pi_1"}}}"#;
+        check_end("/v1/payment_intents", 400, named, "settle 2000");
+        check_end("/v1/charges", 400, named, "release");
+    }
+
+    #[test]
+    fn credit_and_subscriptions_in_a_customer_are_not_free_under_a_cap() {
+        check("/v1/customers", "name=a&source=tok_visa", Ok(0));
+        for body in ["balance=-100", "plan=gold", "b%61lance=-1", "coupon=x", "items[]=1&balance=1"] {
+            let refused = quote(price("/v1/customers"), priced(body), Bound::Capped);
+            assert!(matches!(refused, Err(QuoteError::Unpriced(_))), "{body}");
+        }
+        let source = priced("source=tok_visa");
+        assert!(quote(price("/v1/customers/cus_1"), source, Bound::Capped).is_err());
+        assert!(quote(price("/v1/customers/cus_1"), source, Bound::Uncapped).is_ok());
     }
 
     #[test]

@@ -1,28 +1,68 @@
 //! Stripe's table. Prices follow VENDORS.md 2.1; paths are those of Stripe's OpenAPI document.
 
+use super::tree::Tree;
 use super::{AmountRule, Catalog, Declined, Operation, Price};
 use crate::http1::Method::{self, Delete, Get, Post};
 
-/// A charge or a transfer: a decline moves nothing.
-const AMOUNT: Price = Price::AmountInRequest(AmountRule {
-    moved_nothing: &["failed", "canceled"],
-    declined: Declined::Nothing,
-    amount_optional: false,
-});
+const fn amount(object: &'static str) -> AmountRule {
+    AmountRule {
+        moved_nothing: &["failed", "canceled"],
+        declined: Declined::Nothing,
+        amount_optional: false,
+        currency_elsewhere: false,
+        object,
+    }
+}
+
+const CHARGE: Price = Price::AmountInRequest(amount("charge"));
+const PAYOUT: Price = Price::AmountInRequest(amount("payout"));
+const TOPUP: Price = Price::AmountInRequest(amount("topup"));
 
 /// A payment intent counts at creation: its client secret can confirm it outside keybrake.
 const INTENT: Price = Price::AmountInRequest(AmountRule {
     moved_nothing: &["canceled"],
     declined: Declined::StaysConfirmable,
-    amount_optional: false,
+    ..amount("payment_intent")
 });
 
-/// A refund or a transfer without an amount means all that is left, which only the vendor knows.
-const AMOUNT_OR_REST: Price = Price::AmountInRequest(AmountRule {
-    moved_nothing: &["failed", "canceled"],
-    declined: Declined::Nothing,
+/// Without an amount it means all of the source transaction, which only Stripe knows.
+const TRANSFER: Price = Price::AmountInRequest(AmountRule { amount_optional: true, ..amount("transfer") });
+
+/// Without an amount it means all that is left, and its currency is the charge's.
+///
+/// `POST /v1/charges/{charge}/refund` answers a charge, whose `amount` is not the refund's.
+const REFUND: Price = Price::AmountInRequest(AmountRule {
     amount_optional: true,
+    currency_elsewhere: true,
+    ..amount("refund")
 });
+
+/// Credit, discounts and subscriptions in a customer's parameters are money by another name.
+const CUSTOMER: Price = Price::FreeWithout(&[
+    "account_balance",
+    "balance",
+    "cash_balance",
+    "coupon",
+    "plan",
+    "promotion_code",
+    "quantity",
+    "trial_end",
+]);
+
+/// A new source makes Stripe retry the customer's open invoices, too.
+const CUSTOMER_CHANGE: Price = Price::FreeWithout(&[
+    "account_balance",
+    "balance",
+    "card",
+    "cash_balance",
+    "coupon",
+    "default_source",
+    "plan",
+    "promotion_code",
+    "quantity",
+    "source",
+    "trial_end",
+]);
 
 const UNMODELLED: Price =
     Price::Unpriced("its amount is not in the request and keybrake does not look it up");
@@ -37,10 +77,16 @@ const fn escalating(method: Method, pattern: &'static str) -> Operation {
 }
 
 pub(super) fn catalog() -> Catalog {
-    Catalog::new("stripe", REQUEST_FIELDS, ACCOUNT_FIELDS, "request-id", OPERATIONS)
+    Catalog {
+        name: "stripe",
+        request_fields: REQUEST_FIELDS,
+        account_fields: &["stripe-account", "stripe-context"],
+        refused_parameters: &["_method", "_stripe_account", "_stripe_context", "_stripe_version", "key"],
+        request_id_field: "request-id",
+        operations: OPERATIONS,
+        tree: Tree::new(OPERATIONS),
+    }
 }
-
-const ACCOUNT_FIELDS: &[&str] = &["stripe-account", "stripe-context"];
 
 const REQUEST_FIELDS: &[&str] = &[
     "accept",
@@ -61,12 +107,12 @@ const OPERATIONS: &[Operation] = &[
     row(Get, "/v1/charges", Price::Free),
     row(Get, "/v1/charges/search", Price::Free),
     row(Get, "/v1/charges/{charge}", Price::Free),
-    row(Post, "/v1/charges", AMOUNT),
+    row(Post, "/v1/charges", CHARGE),
     row(Post, "/v1/charges/{charge}", Price::Free),
     row(Post, "/v1/charges/{charge}/capture", UNMODELLED),
-    row(Post, "/v1/charges/{charge}/refund", AMOUNT_OR_REST),
+    row(Post, "/v1/charges/{charge}/refund", REFUND),
     row(Get, "/v1/charges/{charge}/refunds", Price::Free),
-    row(Post, "/v1/charges/{charge}/refunds", AMOUNT_OR_REST),
+    row(Post, "/v1/charges/{charge}/refunds", REFUND),
     row(Get, "/v1/charges/{charge}/refunds/{refund}", Price::Free),
     // Payment intents.
     row(Get, "/v1/payment_intents", Price::Free),
@@ -82,31 +128,31 @@ const OPERATIONS: &[Operation] = &[
     // Money going out.
     row(Get, "/v1/refunds", Price::Free),
     row(Get, "/v1/refunds/{refund}", Price::Free),
-    row(Post, "/v1/refunds", AMOUNT_OR_REST),
+    row(Post, "/v1/refunds", REFUND),
     row(Post, "/v1/refunds/{refund}", Price::Free),
     row(Post, "/v1/refunds/{refund}/cancel", Price::Free),
     row(Get, "/v1/payouts", Price::Free),
     row(Get, "/v1/payouts/{payout}", Price::Free),
-    row(Post, "/v1/payouts", AMOUNT),
+    row(Post, "/v1/payouts", PAYOUT),
     row(Post, "/v1/payouts/{payout}", Price::Free),
     row(Post, "/v1/payouts/{payout}/cancel", Price::Free),
     row(Post, "/v1/payouts/{payout}/reverse", Price::Free),
     row(Get, "/v1/topups", Price::Free),
     row(Get, "/v1/topups/{topup}", Price::Free),
-    row(Post, "/v1/topups", AMOUNT),
+    row(Post, "/v1/topups", TOPUP),
     row(Post, "/v1/topups/{topup}", Price::Free),
     row(Post, "/v1/topups/{topup}/cancel", Price::Free),
     row(Get, "/v1/transfers", Price::Free),
     row(Get, "/v1/transfers/{transfer}", Price::Free),
-    row(Post, "/v1/transfers", AMOUNT_OR_REST),
+    row(Post, "/v1/transfers", TRANSFER),
     row(Post, "/v1/transfers/{transfer}", Price::Free),
     row(Post, "/v1/transfers/{transfer}/reversals", UNMODELLED),
     // Customers and what can be sold to them: no money by themselves.
     row(Get, "/v1/customers", Price::Free),
     row(Get, "/v1/customers/search", Price::Free),
     row(Get, "/v1/customers/{customer}", Price::Free),
-    row(Post, "/v1/customers", Price::Free),
-    row(Post, "/v1/customers/{customer}", Price::Free),
+    row(Post, "/v1/customers", CUSTOMER),
+    row(Post, "/v1/customers/{customer}", CUSTOMER_CHANGE),
     row(Delete, "/v1/customers/{customer}", Price::Free),
     row(Get, "/v1/customers/{customer}/payment_methods", Price::Free),
     row(Get, "/v1/payment_methods", Price::Free),
@@ -147,10 +193,12 @@ const OPERATIONS: &[Operation] = &[
     escalating(Post, "/v1/accounts/{account}/login_links"),
     escalating(Post, "/v1/apps/secrets"),
     escalating(Get, "/v1/apps/secrets/find"),
+    escalating(Post, "/v1/billing_portal/sessions"),
     escalating(Post, "/v1/customer_sessions"),
     escalating(Post, "/v1/ephemeral_keys"),
     escalating(Post, "/v1/terminal/connection_tokens"),
     escalating(Post, "/v1/tokens"),
     escalating(Post, "/v1/webhook_endpoints"),
     escalating(Post, "/v1/webhook_endpoints/{endpoint}"),
+    escalating(Post, "/v2/core/event_destinations"),
 ];

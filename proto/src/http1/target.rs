@@ -55,7 +55,7 @@ fn judge_query(query: &[u8]) -> Result<(), HeadError> {
             _ => return Err(HeadError::QueryByte),
         }
     }
-    if form::overrides_method(query) { Err(HeadError::MethodOverride) } else { Ok(()) }
+    if form::mentions(query, "_method") { Err(HeadError::MethodOverride) } else { Ok(()) }
 }
 
 /// `host[:port]` with a name, an IPv4 address or a bracketed IPv6 one. The value decides nothing (E1); a strict
