@@ -34,9 +34,10 @@ impl Account {
         self.swap(|word| word.reserve(today, quote, self.cap)).map(|word| word.day)
     }
 
-    /// Replaces a hold of `quote` by `charge`; answers the day it is booked on.
-    pub(crate) fn settle(&self, quote: Micros, charge: Micros) -> Day {
-        self.always(|word| word.settle(quote, charge)).day
+    /// Replaces a hold of `quote` by `charge` on the later of `today` and the word's day, which it
+    /// answers: what the vendor accepted after midnight counts on the new day too (rule M9).
+    pub(crate) fn settle(&self, today: Day, quote: Micros, charge: Micros) -> Day {
+        self.always(|word| word.on(today).settle(quote, charge)).day
     }
 
     /// From here on no reserve succeeds on any core.
@@ -101,9 +102,18 @@ mod tests {
         account.reserve(Day::new(1), usd(5)).unwrap();
         account.close();
         assert_eq!(account.reserve(Day::new(1), Micros::ZERO), Err(Refusal::Closed));
-        account.settle(usd(5), usd(3));
+        account.settle(Day::new(1), usd(5), usd(3));
         assert_eq!(account.word().committed, usd(3));
         assert!(account.word().closed);
+    }
+
+    #[test]
+    fn a_hold_that_settles_after_midnight_counts_on_the_new_day() {
+        let account = Account::new(Word::open(Day::new(1)), Some(usd(10)));
+        account.reserve(Day::new(1), usd(10)).unwrap();
+        assert_eq!(account.settle(Day::new(2), usd(10), usd(8)), Day::new(2));
+        assert!(account.reserve(Day::new(2), usd(3)).is_err());
+        assert!(account.reserve(Day::new(2), usd(2)).is_ok());
     }
 
     #[test]

@@ -95,14 +95,15 @@ async fn deliver(
     let Admitted { hold, ticket, .. } = admitted;
     let body = reply.is_complete().then_some(reply.body.as_slice());
     let end = price::end(price, &trace.quote, reply.status(), body);
+    let today = shard.now().day();
     let (booking, outcome) = match end {
         End::Settle(charge) => {
             let is_above = trace.quote.amount_minor.is_some() && charge > trace.quote.amount;
             shard.metrics.above_quote.add(u64::from(is_above));
-            (hold.settle(charge), Outcome::Forwarded)
+            (hold.settle(today, charge), Outcome::Forwarded)
         }
-        End::Release => (hold.release(), Outcome::Forwarded),
-        End::InDoubt => (hold.doubt(), Outcome::Unknown),
+        End::Release => (hold.release(today), Outcome::Forwarded),
+        End::InDoubt => (hold.doubt(today), Outcome::Unknown),
     };
     let ending = Ending::allowed(outcome, booking, reply.status());
     if reply.is_complete() {
@@ -202,13 +203,14 @@ async fn lose(
         shard.complain(trace.vendor(), error);
     }
     trace.vendor_done();
+    let today = shard.now().day();
     let ending = if !fault.before_send() {
         // The vendor may have acted on it, so the agent has spent it.
-        Ending::allowed(Outcome::Unknown, hold.doubt(), reason.status())
+        Ending::allowed(Outcome::Unknown, hold.doubt(today), reason.status())
     } else if matches!(fault, Fault::Closed) {
-        Ending::denied(Some(hold.release()))
+        Ending::denied(Some(hold.release(today)))
     } else {
-        Ending::allowed(Outcome::Failed, hold.release(), reason.status())
+        Ending::allowed(Outcome::Failed, hold.release(today), reason.status())
     };
     deny(shard, agent, trace, &reason, ending).await
 }

@@ -52,22 +52,23 @@ impl Hold {
     }
 
     /// The call cost this much.
-    pub(crate) fn settle(mut self, charge: Micros) -> Booking {
+    pub(crate) fn settle(mut self, today: Day, charge: Micros) -> Booking {
         self.ended = true;
-        let day = self.entry.account.settle(self.quote, charge);
+        let day = self.entry.account.settle(today, self.quote, charge);
         Booking { key: self.entry.record.id, day, charge }
     }
 
     /// Nothing was sent, or the vendor definitely refused.
-    pub(crate) fn release(self) -> Booking {
-        self.settle(Micros::ZERO)
+    pub(crate) fn release(self, today: Day) -> Booking {
+        self.settle(today, Micros::ZERO)
     }
 
     /// It was sent and the outcome is not known: the quote stays held and committed.
-    pub(crate) fn doubt(mut self) -> Booking {
+    pub(crate) fn doubt(mut self, today: Day) -> Booking {
         self.ended = true;
         self.doubts.add(Arc::clone(&self.entry), self.quote);
-        let day = self.entry.account.word().day;
+        // A settle of nothing, which rolls the day.
+        let day = self.entry.account.settle(today, Micros::ZERO, Micros::ZERO);
         Booking { key: self.entry.record.id, day, charge: self.quote }
     }
 }
@@ -108,12 +109,12 @@ impl Doubts {
     }
 
     /// Books what was in doubt for an hour at its quote; called every tick.
-    pub(crate) fn tick(&self) {
+    pub(crate) fn tick(&self, today: Day) {
         let now = self.now.get().saturating_add(1);
         self.now.set(now);
         let mut open = self.open.borrow_mut();
         while let Some(doubt) = open.pop_front_if(|doubt| doubt.book_at <= now) {
-            doubt.entry.account.settle(doubt.quote, doubt.quote);
+            doubt.entry.account.settle(today, doubt.quote, doubt.quote);
             self.metrics.doubts.subtract(1);
         }
     }
@@ -161,9 +162,9 @@ mod tests {
     fn a_hold_ends_once_whichever_way_it_goes() {
         let (entry, doubts) = (entry(10), doubts());
         let reserve = || Hold::reserve(&entry, &doubts, Day::new(1), usd(10)).unwrap();
-        assert_eq!(reserve().release().charge, Micros::ZERO);
+        assert_eq!(reserve().release(Day::new(1)).charge, Micros::ZERO);
         assert_eq!(entry.account.word(), Word::open(Day::new(1)));
-        assert_eq!(reserve().settle(usd(4)).charge, usd(4));
+        assert_eq!(reserve().settle(Day::new(1), usd(4)).charge, usd(4));
         assert_eq!(entry.account.word().committed, usd(4));
         assert_eq!(entry.account.word().held, Micros::ZERO);
     }
@@ -172,12 +173,12 @@ mod tests {
     fn q1_a_doubt_stays_held_for_an_hour_and_is_then_booked() {
         let (entry, doubts) = (entry(10), doubts());
         let hold = Hold::reserve(&entry, &doubts, Day::new(1), usd(6)).unwrap();
-        assert_eq!(hold.doubt().charge, usd(6));
+        assert_eq!(hold.doubt(Day::new(1)).charge, usd(6));
         for _ in 1..DOUBT_TICKS {
-            doubts.tick();
+            doubts.tick(Day::new(1));
         }
         assert_eq!((entry.account.word().held, entry.account.word().committed), (usd(6), usd(6)));
-        doubts.tick();
+        doubts.tick(Day::new(1));
         assert_eq!((entry.account.word().held, entry.account.word().committed), (Micros::ZERO, usd(6)));
     }
 

@@ -154,7 +154,7 @@ impl Shard {
     /// Ten times a second: deadlines, doubts, late records, unused connections.
     pub(crate) fn tick(&self) {
         self.deadlines.tick();
-        self.doubts.tick();
+        self.doubts.tick(self.now().day());
         self.journal.retry();
         for pool in &self.pools {
             pool.prune();

@@ -146,7 +146,7 @@ pub(super) fn admit(
     match shard.journal.intent(entry.record.id, hold.day(), quote) {
         Ok(intent) => trace.intent = Some(intent),
         Err(_) => {
-            hold.release();
+            hold.release(now.day());
             return Err(Deny::AuditUnavailable);
         }
     }
