@@ -28,8 +28,11 @@ pub(crate) struct Journal {
 }
 
 impl Journal {
-    pub(crate) fn new(storage: StorageHandle) -> Journal {
-        Journal { storage, next: Cell::new(0), late: RefCell::default() }
+    /// The records of the shard with this number.
+    pub(crate) fn new(storage: StorageHandle, shard: usize) -> Journal {
+        // The shard's number in the upper 16 bits: ids are unlike those of every other shard.
+        let first = u64::try_from(shard).unwrap_or_default().checked_shl(48).unwrap_or_default();
+        Journal { storage, next: Cell::new(first), late: RefCell::default() }
     }
 
     /// Whether admission may go on.

@@ -85,13 +85,13 @@ pub(crate) struct Shard {
 }
 
 impl Shard {
-    /// A shard that knows `keys`. `run` is random. The receiver is told when draining begins.
+    /// A shard that knows `keys`. `index` is its number, `run` is random. The receiver is told when draining begins.
     pub(crate) fn new(
         common: &Common,
         keys: &[Arc<KeyEntry>],
         metrics: Arc<Metrics>,
         mailbox: Mailbox<Message>,
-        run: u64,
+        (index, run): (usize, u64),
     ) -> (Rc<Shard>, oneshot::Receiver<()>) {
         let mut registry = Registry::default();
         for entry in keys {
@@ -105,7 +105,7 @@ impl Shard {
             in_flight: Rc::default(),
             doubts: Rc::new(Doubts::new(Arc::clone(&metrics))),
             deadlines: Rc::default(),
-            journal: Journal::new(common.storage.clone()),
+            journal: Journal::new(common.storage.clone(), index),
             metrics,
             digester: common.digester.clone(),
             resolver: common.resolver.clone(),

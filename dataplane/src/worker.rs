@@ -54,7 +54,8 @@ impl Worker {
     async fn run(self) -> io::Result<()> {
         let listener = Listener::from_std(self.listener, self.kernel)?;
         let wake = WakeLine::from_std(self.wake, self.kernel)?;
-        let (shard, drained) = Shard::new(&self.common, &self.keys, self.metrics, self.mailbox, self.run);
+        let (shard, drained) =
+            Shard::new(&self.common, &self.keys, self.metrics, self.mailbox, (self.index, self.run));
         drop((self.keys, self.common));
         // A panic in these two would leave the shard deaf, so the process ends and is restarted.
         let accept = listener::run(Rc::clone(&shard), listener, drained, self.connections_max);

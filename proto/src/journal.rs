@@ -18,7 +18,7 @@ const HEADER_BYTES: usize = 8;
 /// The longest payload: an audit row with all its texts at their limits stays well below.
 pub const PAYLOAD_BYTES_MAX: usize = 256 * 1024;
 
-/// Numbers an exchange of one shard since the process started.
+/// Numbers an exchange since the process started; no two shards give the same.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct IntentId(pub u64);

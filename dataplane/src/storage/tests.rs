@@ -76,8 +76,12 @@ fn outcome(booked: Booked, row: &[u8]) -> Vec<u8> {
 }
 
 fn intent(key: u8) -> Vec<u8> {
-    Record::Intent { id: IntentId(1), key: key_id(key), day: Day::new(1), quote: Micros::ZERO }
-        .encode(Vec::new())
+    hold(IntentId(1), key, 1, 0)
+}
+
+fn hold(id: IntentId, key: u8, day: u32, quote: u64) -> Vec<u8> {
+    let quote = Micros::new(quote).unwrap();
+    Record::Intent { id, key: key_id(key), day: Day::new(day), quote }.encode(Vec::new())
 }
 
 fn spend(key: u8, day: u32, committed: u64) -> (KeyId, Spend) {
@@ -146,6 +150,24 @@ fn a_later_day_starts_anew_and_an_earlier_one_is_over() {
 }
 
 #[test]
+fn what_is_held_is_committed_until_its_outcome_and_after_a_kill() {
+    let directory = Directory::new();
+    let store = directory.open();
+    let mut books = Books::new(Vec::new(), 1);
+    let mut enter = |records: &[Vec<u8>]| {
+        store.write(&books.enter(records), Wal::Written).unwrap();
+        store.spend().unwrap()
+    };
+    assert_eq!(enter(&[hold(IntentId(1), 1, 5, 30), hold(IntentId(2), 1, 5, 12)]), vec![spend(1, 5, 42)]);
+    assert_eq!(enter(&[outcome(Some((1, 5, 10)), b"settled for less")]), vec![spend(1, 5, 22)]);
+    // The other hold is carried over midnight.
+    assert_eq!(enter(&[hold(IntentId(3), 1, 6, 1)]), vec![spend(1, 6, 13)]);
+    // Killed here: the next process has no outcome to wait for, and the money stays committed.
+    write(&store, &[outcome(Some((1, 6, 4)), b"after the kill")]);
+    assert_eq!(store.spend().unwrap(), vec![spend(1, 6, 17)]);
+}
+
+#[test]
 fn a_second_process_is_told_that_the_store_is_in_use() {
     let directory = Directory::new();
     let _open = directory.open();
@@ -199,7 +221,7 @@ fn what_is_no_record_is_counted_and_the_others_are_entered() {
     // Several records may come in one message.
     let two = [intent(1), outcome(Some((1, 5, 30)), b"row")].concat();
     let mut books = Books::new(Vec::new(), 1);
-    let batch = books.enter(&[intent(1), damaged, two, b"?".to_vec()]);
+    let batch = books.enter(&[hold(IntentId(2), 1, 1, 0), damaged, two, b"?".to_vec()]);
     assert_eq!((batch.count(Family::Audit), batch.count(Family::Spend)), (1, 1));
     assert_eq!((books.damaged(), books.open_intents()), (2, 1));
 }
