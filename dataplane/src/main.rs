@@ -121,19 +121,7 @@ fn read_config(path: &Path) -> Result<Config, String> {
         .map_err(|error| format!("config {}: {error}; give --config FILE", path.display()))?;
     let environment = std::env::vars_os()
         .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)));
-    Config::parse(&text, environment)
-        .map_err(|error| format!("config {}: {}", path.display(), one_line(&error.to_string())))
-}
-
-/// Puts TOML's errors into one line: of their excerpts the line itself stays, which names the key.
-fn one_line(text: &str) -> String {
-    let is_margin = |c: char| c.is_ascii_digit() || matches!(c, ' ' | '|' | '^');
-    let lines: Vec<&str> = text
-        .lines()
-        .map(|line| line.trim_start_matches(is_margin).trim())
-        .filter(|line| !line.is_empty())
-        .collect();
-    lines.join(": ")
+    Config::parse(&text, environment).map_err(|error| format!("config {}: {error}", path.display()))
 }
 
 fn revoke(config: &Config, id: KeyId) -> ExitCode {

@@ -210,9 +210,6 @@ fn socket(address: SocketAddr, shared: bool) -> io::Result<Socket> {
     socket.set_reuse_address(true)?;
     socket.set_reuse_port(shared)?;
     socket.bind(&address.into())?;
-    if !shared {
-        socket.listen(1)?;
-    }
     Ok(socket)
 }
 

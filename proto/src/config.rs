@@ -262,6 +262,15 @@ pub enum ConfigError {
 }
 
 impl ConfigError {
+    /// TOML's error in one line: of its excerpt the line of the file stays, which names the key.
+    fn syntax(error: &toml::de::Error) -> ConfigError {
+        let is_margin = |c: char| c.is_ascii_digit() || matches!(c, ' ' | '|' | '^');
+        let text = error.to_string();
+        let lines = text.lines().map(|line| line.trim_start_matches(is_margin).trim());
+        let lines: Vec<&str> = lines.filter(|line| !line.is_empty()).collect();
+        ConfigError::Syntax(lines.join(": "))
+    }
+
     fn value(key: impl Into<String>, problem: impl Into<String>) -> ConfigError {
         ConfigError::Value { key: key.into(), problem: problem.into() }
     }
@@ -270,7 +279,7 @@ impl ConfigError {
 impl fmt::Display for ConfigError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            ConfigError::Syntax(text) => f.write_str(text.trim_end()),
+            ConfigError::Syntax(text) => f.write_str(text),
             ConfigError::Value { key, problem } => write!(f, "{key}: {problem}"),
         }
     }
@@ -285,7 +294,7 @@ impl Config {
         environment: impl Iterator<Item = (String, String)>,
     ) -> Result<Config, ConfigError> {
         // Read as written first: only then do errors name lines.
-        let written: Config = toml::from_str(text).map_err(|error| ConfigError::Syntax(error.to_string()))?;
+        let written: Config = toml::from_str(text).map_err(|error| ConfigError::syntax(&error))?;
         let config = overrides::apply(written, text, environment)?;
         check::check(&config)?;
         Ok(config)

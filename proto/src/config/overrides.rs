@@ -24,9 +24,7 @@ pub(super) fn apply(
         }
         let table = match &mut table {
             Some(table) => table,
-            none => none.insert(
-                text.parse().map_err(|error: toml::de::Error| ConfigError::Syntax(error.to_string()))?,
-            ),
+            none => none.insert(text.parse().map_err(|error: toml::de::Error| ConfigError::syntax(&error))?),
         };
         let section = table.entry(section).or_insert_with(|| Value::Table(Table::new()));
         let Some(section) = section.as_table_mut() else {

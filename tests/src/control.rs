@@ -1,0 +1,102 @@
+//! The control socket, as the admin process uses it.
+
+use std::io::{Read as _, Write as _};
+use std::os::unix::net::UnixStream;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use keybrake_proto::control::{self, KeyView, Reply, Request, Revoked, Status};
+use keybrake_proto::key::KeyId;
+use keybrake_proto::policy::KeySpec;
+use serde_json::Value;
+
+use crate::keybrake::Issued;
+
+/// The way to a dataplane's control socket; each request has a connection of its own.
+#[derive(Debug, Clone)]
+pub struct Control(pub(crate) PathBuf);
+
+impl Control {
+    /// Whether somebody answers there.
+    #[must_use]
+    pub fn answers(&self) -> bool {
+        UnixStream::connect(&self.0).is_ok()
+    }
+
+    /// Asks and waits for the reply.
+    ///
+    /// # Panics
+    /// When no dataplane answers.
+    #[must_use]
+    pub fn ask(&self, request: &Request) -> Reply {
+        let mut stream =
+            UnixStream::connect(&self.0).unwrap_or_else(|error| panic!("{}: {error}", self.0.display()));
+        stream.set_read_timeout(Some(Duration::from_secs(30))).unwrap();
+        stream.write_all(&control::encode(request).unwrap()).unwrap();
+        let mut header = [0; control::FRAME_HEADER_BYTES];
+        stream.read_exact(&mut header).unwrap();
+        let mut body = vec![0; control::body_bytes(header).unwrap()];
+        stream.read_exact(&mut body).unwrap();
+        control::decode(&body).unwrap()
+    }
+
+    /// How the dataplane is.
+    ///
+    /// # Panics
+    /// When it answers otherwise.
+    #[must_use]
+    pub fn status(&self) -> Status {
+        match self.ask(&Request::Status) {
+            Reply::Status(status) => *status,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    /// One of the dataplane's numbers, summed over its labels.
+    #[must_use]
+    pub fn counter(&self, name: &str) -> u64 {
+        let counters = self.status().counters;
+        counters.iter().filter(|counter| counter.name == name).map(|counter| counter.value).sum()
+    }
+
+    /// Issues a key.
+    ///
+    /// # Panics
+    /// When it is refused.
+    #[must_use]
+    pub fn issue(&self, spec: &Value) -> Issued {
+        let spec: KeySpec = serde_json::from_value(spec.clone()).unwrap();
+        match self.ask(&Request::IssueKey(Box::new(spec))) {
+            Reply::Issued { vault_key, key } => Issued { text: vault_key, id: key.id.to_string() },
+            other => panic!("{other:?}"),
+        }
+    }
+
+    /// Shows a key.
+    ///
+    /// # Panics
+    /// When there is none of this id.
+    #[must_use]
+    pub fn show(&self, id: &str) -> KeyView {
+        match self.ask(&Request::ShowKey(key_id(id))) {
+            Reply::Key(view) => *view,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    /// Revokes a key.
+    ///
+    /// # Panics
+    /// When there is none of this id.
+    #[must_use]
+    pub fn revoke(&self, id: &str) -> Revoked {
+        match self.ask(&Request::RevokeKey(key_id(id))) {
+            Reply::Revoked(revoked) => revoked,
+            other => panic!("{other:?}"),
+        }
+    }
+}
+
+fn key_id(text: &str) -> KeyId {
+    text.parse().unwrap_or_else(|_| panic!("{text} is no key id"))
+}

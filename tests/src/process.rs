@@ -1,0 +1,197 @@
+//! A child process: its output in files, its end in our hands.
+
+use std::fs::File;
+use std::net::TcpStream;
+use std::os::unix::process::ExitStatusExt as _;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::time::Duration;
+
+use crate::wait::{eventually, within};
+
+/// How long a process may take to end after SIGTERM before it is killed.
+const TERM_LIMIT: Duration = Duration::from_secs(10);
+
+/// A running child, stopped when dropped.
+#[derive(Debug)]
+pub struct Process {
+    name: String,
+    child: Child,
+    stdout: PathBuf,
+    stderr: PathBuf,
+    status: Option<ExitStatus>,
+}
+
+impl Process {
+    /// Starts `command` with its output in `dir`, in files named after `name` and a number.
+    ///
+    /// # Panics
+    /// When it cannot be started.
+    #[must_use]
+    pub fn start(name: &str, dir: &Path, command: &mut Command) -> Process {
+        let file = |kind: &str| {
+            let free = |n: &u32| !dir.join(format!("{name}.{n}.{kind}")).exists();
+            dir.join(format!("{name}.{}.{kind}", (1..).find(free).unwrap()))
+        };
+        let (stdout, stderr) = (file("stdout"), file("stderr"));
+        let child = command
+            .stdin(Stdio::null())
+            .stdout(File::create(&stdout).unwrap())
+            .stderr(File::create(&stderr).unwrap())
+            .spawn()
+            .unwrap_or_else(|error| panic!("{name} does not start: {error}"));
+        Process { name: name.to_owned(), child, stdout, stderr, status: None }
+    }
+
+    /// The process id.
+    #[must_use]
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// What it wrote to standard error so far.
+    #[must_use]
+    pub fn stderr(&self) -> String {
+        String::from_utf8_lossy(&std::fs::read(&self.stderr).unwrap_or_default()).into_owned()
+    }
+
+    /// What it wrote to standard output so far.
+    #[must_use]
+    pub fn stdout(&self) -> String {
+        String::from_utf8_lossy(&std::fs::read(&self.stdout).unwrap_or_default()).into_owned()
+    }
+
+    /// Waits until `is_ready`, and fails at once with what it wrote if the process ends before.
+    ///
+    /// # Panics
+    /// When it is not ready in time.
+    pub fn wait_until<T>(&mut self, what: &str, mut is_ready: impl FnMut(&Process) -> Option<T>) -> T {
+        let event = format!("{} to be {what}", self.name);
+        eventually(&event, || {
+            if let Some(status) = self.ended() {
+                panic!("{} ended with {status} before it was {what}:\n{}", self.name, self.stderr());
+            }
+            is_ready(self)
+        })
+    }
+
+    /// Its exit status, if it has ended.
+    ///
+    /// # Panics
+    /// When the kernel does not say.
+    pub fn ended(&mut self) -> Option<ExitStatus> {
+        if self.status.is_none() {
+            self.status = self.child.try_wait().unwrap();
+        }
+        self.status
+    }
+
+    /// Waits for its end; answers its exit code.
+    ///
+    /// # Panics
+    /// When it does not end in time, or by a signal.
+    pub fn exit_code(&mut self) -> i32 {
+        let what = format!("the end of {}", self.name);
+        let status = eventually(&what, || self.ended());
+        status.code().unwrap_or_else(|| panic!("{} ended by signal {:?}", self.name, status.signal()))
+    }
+
+    /// Asks it to stop.
+    pub fn terminate(&mut self) {
+        self.signal(libc::SIGTERM);
+    }
+
+    /// Asks it to stop and waits until it has; answers its exit code.
+    pub fn stop(&mut self) -> i32 {
+        self.terminate();
+        self.exit_code()
+    }
+
+    /// Ends it as a crash would.
+    ///
+    /// # Panics
+    /// When it does not end.
+    pub fn kill_9(&mut self) {
+        self.signal(libc::SIGKILL);
+        let what = format!("the end of {} after SIGKILL", self.name);
+        eventually(&what, || self.ended());
+    }
+
+    fn signal(&mut self, signal: i32) {
+        if self.ended().is_some() {
+            return;
+        }
+        let pid = libc::pid_t::try_from(self.child.id()).unwrap();
+        // SAFETY: `kill` takes no pointers. The child was not waited for, so its id is still its own.
+        let sent = unsafe { libc::kill(pid, signal) };
+        assert_eq!(sent, 0, "{}: {}", self.name, std::io::Error::last_os_error());
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        if self.ended().is_none() {
+            self.terminate();
+            let ended = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
+                within(TERM_LIMIT, "the end of a child", || self.ended())
+            }));
+            if ended.is_err() {
+                self.kill_9();
+            }
+        }
+        if std::thread::panicking() {
+            eprintln!("--- stderr of {} ---\n{}---", self.name, self.stderr());
+        }
+    }
+}
+
+/// The path of one of this build's binaries, which stand beside the test's directory.
+///
+/// # Panics
+/// When it was not built.
+#[must_use]
+pub fn binary(name: &str) -> PathBuf {
+    let mut dir = std::env::current_exe().unwrap();
+    dir.pop();
+    if dir.ends_with("deps") {
+        dir.pop();
+    }
+    let path = dir.join(name);
+    assert!(
+        path.exists(),
+        "{} is not built: run `make test`, or `make build` before `cargo test`",
+        path.display()
+    );
+    path
+}
+
+/// The Python of a virtualenv that `scripts/setup.sh test` made.
+///
+/// # Panics
+/// When it is not there.
+#[must_use]
+pub fn python(venv: &str) -> PathBuf {
+    let home = || std::env::var_os("HOME").map(PathBuf::from).unwrap_or_default();
+    let cache = || std::env::var_os("XDG_CACHE_HOME").map_or_else(|| home().join(".cache"), PathBuf::from);
+    let cache = std::env::var_os("KEYBRAKE_CACHE").map_or_else(|| cache().join("keybrake"), PathBuf::from);
+    let venv = cache.join(venv);
+    assert!(venv.join("stamp").exists(), "{} is missing: run `scripts/setup.sh test`", venv.display());
+    venv.join("bin/python")
+}
+
+/// Whether something accepts connections at `address`.
+pub(crate) fn accepts(address: std::net::SocketAddr) -> bool {
+    TcpStream::connect_timeout(&address, Duration::from_secs(1)).is_ok()
+}
+
+/// The memory a process holds, from `/proc`.
+///
+/// # Panics
+/// When there is no such process.
+#[cfg(target_os = "linux")]
+#[must_use]
+pub fn resident_bytes(pid: u32) -> u64 {
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();
+    line.trim().strip_suffix(" kB").unwrap().trim().parse::<u64>().unwrap() * 1024
+}

@@ -1,0 +1,211 @@
+//! The project's own rules, where a compiler does not see them.
+#![allow(
+    missing_docs,
+    clippy::arithmetic_side_effects,
+    clippy::indexing_slicing,
+    clippy::unwrap_used,
+    reason = "test code: a panic is how it reports"
+)]
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+const LINES_MAX: usize = 500;
+
+/// The dataplane's modules; each may use those of later lines only. Modules of one line do not use each other.
+const LAYERS: [&[&str]; 17] = [
+    &["main"],
+    &["run"],
+    &["state", "control", "worker"],
+    &["listener"],
+    &["connection"],
+    &["exchange"],
+    &["relay"],
+    &["upstream"],
+    &["shard"],
+    &["hold", "journal"],
+    &["storage", "pool"],
+    &["downstream", "registry"],
+    &["transport", "in_flight", "account"],
+    &["tls"],
+    &["resolve", "deadline", "metrics"],
+    &["rt", "mailbox"],
+    &["seal"],
+];
+
+fn root() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap().to_owned()
+}
+
+/// Every file that is part of the project, or would be with the next commit, relative to its root.
+fn files() -> Vec<PathBuf> {
+    let output = Command::new("git")
+        .args(["ls-files", "--cached", "--others", "--exclude-standard"])
+        .current_dir(root())
+        .output()
+        .expect("git lists the project's files");
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let listed = String::from_utf8(output.stdout).unwrap();
+    let files: Vec<PathBuf> =
+        listed.lines().map(PathBuf::from).filter(|path| root().join(path).is_file()).collect();
+    assert!(files.len() > 50, "only {} files were found", files.len());
+    files
+}
+
+fn text(path: &Path) -> String {
+    String::from_utf8_lossy(&std::fs::read(root().join(path)).unwrap()).into_owned()
+}
+
+fn rust_files() -> Vec<PathBuf> {
+    files().into_iter().filter(|path| path.extension().is_some_and(|extension| extension == "rs")).collect()
+}
+
+/// Lines of `files` that hold one of `words`, with their place.
+fn found(files: &[PathBuf], words: &[String]) -> Vec<String> {
+    let mut found = Vec::new();
+    for path in files {
+        for (number, line) in text(path).lines().enumerate() {
+            if words.iter().any(|word| line.contains(word.as_str())) {
+                found.push(format!("{}:{}: {}", path.display(), number + 1, line.trim()));
+            }
+        }
+    }
+    found
+}
+
+/// Joins the parts of a word that must not stand here either.
+fn word(parts: &[&str]) -> String {
+    parts.concat()
+}
+
+#[test]
+fn no_source_file_has_500_lines_and_none_is_called_mod_rs() {
+    for path in rust_files() {
+        let lines = text(&path).lines().count();
+        assert!(lines < LINES_MAX, "{} has {lines} lines; divide it", path.display());
+        assert!(!path.ends_with("mod.rs"), "{}: name it after the module", path.display());
+    }
+}
+
+#[test]
+fn every_source_file_says_what_it_is_for() {
+    // What tests a module is described by that module.
+    let is_test = |path: &PathBuf| {
+        path.iter().any(|part| part == "tests.rs" || part == "tests") && !path.starts_with("tests")
+    };
+    for path in rust_files().into_iter().filter(|path| !is_test(path)) {
+        assert!(text(&path).starts_with("//! "), "{} does not begin with `//!`", path.display());
+    }
+}
+
+#[test]
+fn nothing_is_left_for_later() {
+    let words = [["TO", "DO"], ["FIX", "ME"], ["X", "XX"]].map(|parts| word(&parts));
+    assert_eq!(found(&rust_files(), &words), Vec::<String>::new());
+}
+
+#[test]
+fn no_test_is_skipped_and_none_sleeps() {
+    let words = [word(&["#[ig", "nore"]), word(&["thread::", "sleep"])];
+    let waits = Path::new("tests/src/wait.rs");
+    let of_tests = |path: &PathBuf| path != waits && path.starts_with("tests");
+    let tests: Vec<PathBuf> = rust_files().into_iter().filter(of_tests).collect();
+    assert_eq!(found(&tests, &words), Vec::<String>::new());
+    let everywhere: Vec<PathBuf> = rust_files().into_iter().filter(|path| path != waits).collect();
+    assert_eq!(found(&everywhere, &words[..1]), Vec::<String>::new());
+    assert_eq!(found(&[waits.to_owned()], &words).len(), 1, "one helper waits for all");
+}
+
+#[test]
+fn no_file_names_a_place_of_the_machine_it_was_written_on() {
+    let words = [
+        word(&["/wo", "rk/"]),
+        word(&["/ro", "ot/"]),
+        word(&["/home", "/"]),
+        // Registries are the tools' own business: a lock file names the public ones.
+        word(&["index.", "crates.io"]),
+        word(&["static.", "crates.io"]),
+        word(&["pypi.org", "/simple"]),
+        word(&["files.", "pythonhosted.org"]),
+        word(&["artifact", "ory"]),
+        word(&["extra-", "index-url"]),
+    ];
+    assert_eq!(found(&files(), &words), Vec::<String>::new());
+    let lock = text(Path::new("Cargo.lock"));
+    let registry = word(&["\"registry+https://github.com/rust-lang/", "crates.io-index\""]);
+    for source in lock.lines().filter(|line| line.starts_with("source = ")) {
+        assert_eq!(source, format!("source = {registry}"));
+    }
+}
+
+/// What each module of the dataplane uses, by its `use` lines and paths.
+fn uses() -> BTreeMap<String, BTreeSet<String>> {
+    let source = Path::new("dataplane/src");
+    let mut uses: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
+    for path in rust_files() {
+        let Ok(inner) = path.strip_prefix(source) else { continue };
+        // `control/keys.rs` is a part of the module `control`.
+        let first = inner.iter().next().unwrap();
+        let module = Path::new(first).file_stem().unwrap().to_str().unwrap().to_owned();
+        let used = uses.entry(module.clone()).or_default();
+        for line in text(&path).lines().map(str::trim).filter(|line| !line.starts_with("//")) {
+            for behind in line.split("crate::").skip(1) {
+                let name: String =
+                    behind.chars().take_while(|c| c.is_ascii_lowercase() || *c == '_').collect();
+                let names: Vec<String> = match behind.strip_prefix('{') {
+                    Some(group) => group
+                        .split(',')
+                        .map(|name| name.split("::").next().unwrap().trim_matches([' ', '}', ';']).to_owned())
+                        .collect(),
+                    None => vec![name],
+                };
+                used.extend(names.into_iter().filter(|name| !name.is_empty() && *name != module));
+            }
+            if module == "main" {
+                used.extend(
+                    line.strip_prefix("mod ").and_then(|name| name.strip_suffix(';')).map(str::to_owned),
+                );
+            }
+        }
+    }
+    uses
+}
+
+#[test]
+fn modules_of_the_dataplane_use_only_those_below_them() {
+    let layer = |name: &str| LAYERS.iter().position(|names| names.contains(&name));
+    let mut wrong = Vec::new();
+    for (module, used) in uses() {
+        let Some(above) = layer(&module) else {
+            wrong.push(format!("{module} has no place in LAYERS"));
+            continue;
+        };
+        for name in used {
+            if layer(&name).is_none_or(|below| below <= above) {
+                wrong.push(format!("{module} uses {name}"));
+            }
+        }
+    }
+    assert_eq!(wrong, Vec::<String>::new());
+}
+
+#[test]
+fn crates_meet_only_in_proto() {
+    for name in ["dataplane", "admin", "loadtest", "proto"] {
+        let manifest = text(&Path::new(name).join("Cargo.toml"));
+        let (_, dependencies) = manifest.split_once("[dependencies]").unwrap();
+        for other in ["dataplane", "admin", "loadtest", "tests", "benches"] {
+            assert!(!dependencies.contains(&format!("keybrake-{other}")), "{name} depends on {other}");
+        }
+        assert!(name != "proto" || !dependencies.contains("keybrake-"), "proto depends on nothing of ours");
+    }
+}
+
+#[test]
+fn proto_reads_no_clock_and_does_no_io() {
+    let proto: Vec<PathBuf> = rust_files().into_iter().filter(|path| path.starts_with("proto/src")).collect();
+    let words =
+        ["SystemTime::now", "Instant::now", "std::fs", "std::thread", "TcpStream", "UnixStream", "std::env"];
+    assert_eq!(found(&proto, &words.map(str::to_owned)), Vec::<String>::new());
+}
