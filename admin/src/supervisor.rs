@@ -92,7 +92,7 @@ fn dataplane(own: &Path, config: &Path, stop_within: Duration) -> Program {
     Program { name: DATAPLANE, command: Box::new(command), stop_within }
 }
 
-/// The admin process, without the vendors' credentials (SETTLED Q27).
+/// The admin process, without the vendors' credentials (rule Q27).
 fn admin(own: PathBuf, path: &Path, config: &Config, stop_within: Duration) -> Program {
     let path = path.to_owned();
     let secrets: Vec<String> =

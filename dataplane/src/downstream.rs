@@ -123,7 +123,7 @@ impl Downstream {
         }
     }
 
-    /// Reads the request's body whole (SETTLED Q24), at most `bytes_max`.
+    /// Reads the request's body whole (rule Q24), at most `bytes_max`.
     pub(crate) async fn read_body(&mut self, limits: &Proxy, bytes_max: u64) -> Result<(), BodyFault> {
         let mut decoder = BodyDecoder::new(self.head.framing(), bytes_max);
         self.deadline.set_read(limits.body_timeout_s);
@@ -276,7 +276,7 @@ pub(crate) fn refusal(error: HeadError) -> Deny {
     Deny::Malformed { status: error.status(), problem: error.to_string().into() }
 }
 
-/// Writes a denial into the reply; `has_idempotency_key` decides on retries of 5xx (SETTLED Q25).
+/// Writes a denial into the reply; `has_idempotency_key` decides on retries of 5xx (rule Q25).
 pub(crate) fn write_denial(
     agent: &mut Downstream,
     denial: &keybrake_proto::deny::Denial,

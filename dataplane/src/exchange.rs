@@ -25,7 +25,7 @@ use admission::Target;
 use row::{Ending, Trace};
 
 /// Replies of priced calls are read up to here for their charge; of a longer one the quote is the
-/// charge (SETTLED Q24).
+/// charge (rule Q24).
 const PRICED_REPLY_BYTES_MAX: usize = 256 * 1024;
 
 /// Serves the request whose head `agent` has read.
@@ -46,7 +46,7 @@ pub(crate) async fn serve(shard: &Rc<Shard>, agent: &mut Downstream) -> After {
 }
 
 /// Refuses bytes that are no request. Its key was not read, so it is counted and sampled like a
-/// wrong key (SETTLED Q25).
+/// wrong key (rule Q25).
 pub(crate) async fn refuse_head(shard: &Rc<Shard>, agent: &mut Downstream, error: HeadError) {
     shard.metrics.malformed.add(1);
     agent.end_after_reply();

@@ -14,7 +14,7 @@ use crate::deadline::TICKS_PER_SECOND;
 use crate::metrics::Metrics;
 use crate::registry::KeyEntry;
 
-/// How long an unknown outcome stays held before it is booked at its quote (SETTLED Q1).
+/// How long an unknown outcome stays held before it is booked at its quote (rule Q1).
 const DOUBT_TICKS: u64 = 3600 * TICKS_PER_SECOND;
 
 /// A quote kept aside in a key's account. Only [`Hold::reserve`] makes one.

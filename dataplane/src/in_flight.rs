@@ -1,7 +1,7 @@
 //! The exchanges of a shard, by how far they are: what a revoke's acknowledgement waits for.
 //!
 //! An exchange that has looked for the last time may have its first byte in the kernel or in the
-//! ring; a shard acknowledges a revoke only when none of the key is there (SETTLED Q20).
+//! ring; a shard acknowledges a revoke only when none of the key is there (rule Q20).
 
 use std::cell::RefCell;
 use std::rc::Rc;

@@ -11,7 +11,7 @@ use crate::rt::{self, Listener};
 use crate::shard::Shard;
 use crate::transport::Transport;
 
-/// How long to wait when the process is out of descriptors: it must not spin (THREATS.md G6).
+/// How long to wait when the process is out of descriptors: it must not spin (rule G6).
 const BACK_OFF: Duration = Duration::from_millis(10);
 
 /// Accepts until draining begins. The socket listens no more when this returns.

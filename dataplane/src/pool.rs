@@ -59,7 +59,7 @@ impl Vendor {
         Ok(Vendor { catalog, origin, authority, authorization: Secret::new(line), tls, config })
     }
 
-    /// Which addresses the name may have (THREATS.md E2).
+    /// Which addresses the name may have (rule E2).
     fn address_policy(&self) -> AddressPolicy {
         if !self.origin.tls {
             AddressPolicy::LoopbackOnly

@@ -64,7 +64,7 @@ impl KeyEntry {
     }
 
     /// Whether it admits anything at `now`. An expiry that was once seen stays: the account is
-    /// closed, so no later look at a clock that was set back opens it (SETTLED Q10).
+    /// closed, so no later look at a clock that was set back opens it (rule Q10).
     pub(crate) fn is_open(&self, now: UnixMicros) -> bool {
         if self.record.policy.has_expired(now) {
             self.account.close();

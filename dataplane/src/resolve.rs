@@ -1,6 +1,6 @@
 //! Names to addresses, on a thread of its own: `getaddrinfo` blocks, and a worker must not.
 //!
-//! It also tells the addresses that are nobody's API (THREATS.md E2): a name that suddenly points
+//! It also tells the addresses that are nobody's API (rule E2): a name that suddenly points
 //! into this machine or its network would hand a vendor's credential to whoever listens there. The
 //! caller asks again at every connect, so an answer is never trusted longer than one.
 

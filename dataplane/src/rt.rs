@@ -2,7 +2,7 @@
 //!
 //! One runtime is one thread; nothing of it crosses threads. A future that reads or writes a
 //! connection which will be used again is never dropped before it is done: io_uring may already
-//! have taken the bytes (RUNTIME.md, cancellation).
+//! have taken the bytes.
 
 use std::future::Future;
 use std::io;
@@ -72,7 +72,7 @@ impl Kernel {
 }
 
 /// One thread submits and the kernel works only when asked: without both, a request costs half as
-/// much again as with epoll (PEERS.md).
+/// much again as with epoll.
 fn ring() -> io_uring::Builder {
     let mut builder = io_uring::IoUring::builder();
     builder.setup_single_issuer().setup_defer_taskrun();

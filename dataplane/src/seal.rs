@@ -4,7 +4,7 @@
 //! the file (HKDF-SHA256), each for one purpose; the 32 bytes themselves are wiped at once.
 //!
 //! A sealed credential is, with the AAD of both ciphertexts being format, master, vendor, account
-//! and version (THREATS.md R2):
+//! and version (rule R2):
 //!
 //! ```text
 //! format u8 | master [16] | nonce [12] | data key [32 + 16] | nonce [12] | secret [n + 16]

@@ -174,7 +174,7 @@ impl Shard {
         format!("req_{:016x}{number:08x}", self.run)
     }
 
-    /// Whether a request without a valid key gets a row: one in each second does (SETTLED Q25).
+    /// Whether a request without a valid key gets a row: one in each second does (rule Q25).
     pub(crate) fn samples(&self, now: UnixMicros) -> bool {
         self.sampled_second.replace(now.as_seconds()) != now.as_seconds()
     }

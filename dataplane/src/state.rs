@@ -108,7 +108,7 @@ fn no_credential(vendor: &config::Vendor) -> String {
     }
 }
 
-/// The credential of the environment or the file (SETTLED Q27); `None` where neither is there.
+/// The credential of the environment or the file (rule Q27); `None` where neither is there.
 fn given_credential(vendor: &config::Vendor) -> anyhow::Result<Option<Secret>> {
     let name = &vendor.name;
     let bytes = match (&vendor.credential_env, &vendor.credential_file) {

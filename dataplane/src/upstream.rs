@@ -23,7 +23,7 @@ const BULK_READ_BYTES: usize = 128 * 1024;
 /// Room for the method, the version and the header lines that are written here.
 const OWN_LINES_BYTES: usize = 256;
 
-/// Interim replies (1xx) in front of a final one (THREATS.md H7).
+/// Interim replies (1xx) in front of a final one (rule H7).
 const INTERIM_MAX: u32 = 8;
 
 /// Fields that say how long a body is.
@@ -118,7 +118,7 @@ async fn exchange(
         connection.output.zeroize();
         return Err(Fault::Unreachable(io::Error::other("keybrake is stopping")));
     }
-    // The last look. From here to the end of the send the exchange counts as sent (SETTLED Q20).
+    // The last look. From here to the end of the send the exchange counts as sent (rule Q20).
     if !admitted.hold.entry().is_open(shard.now()) {
         connection.output.zeroize();
         pool.keep(connection);

@@ -44,7 +44,7 @@ pub struct AmountRule {
 pub enum Declined {
     /// Nothing.
     Nothing,
-    /// The object stays and can be confirmed outside keybrake, so its amount counts (SETTLED Q7).
+    /// The object stays and can be confirmed outside keybrake, so its amount counts (rule Q7).
     StaysConfirmable,
 }
 
@@ -65,7 +65,7 @@ pub struct Operation {
 pub struct Catalog {
     /// The name in configs, policies and mounts.
     pub name: &'static str,
-    /// Request headers that reach the vendor besides those keybrake writes itself, lower case (THREATS.md A4).
+    /// Request headers that reach the vendor besides those keybrake writes itself, lower case (rule A4).
     pub request_fields: &'static [&'static str],
     /// Request headers that switch the account a credential acts on, lower case: refused, since dropped
     /// they would move money on another account than the agent meant.

@@ -1,7 +1,7 @@
 //! keybrake's own refusals: one place from decision to status, code and body.
 //!
-//! The body is one JSON object that all six official SDKs read right (VENDORS.md 1.5). Nothing an
-//! agent sent is echoed (THREATS.md S4).
+//! The body is one JSON object that all six official SDKs read right, as measured with each. Nothing an
+//! agent sent is echoed (rule S4).
 
 use std::borrow::Cow;
 use std::fmt;
@@ -137,7 +137,7 @@ impl Deny {
             code: self.code(),
             retry_after_s,
             message: Explained { deny: self, allowed }.to_string(),
-            // SETTLED Q25: false on 400-429. A 5xx with an Idempotency-Key may be retried: the vendor replays.
+            // rule Q25: false on 400-429. A 5xx with an Idempotency-Key may be retried: the vendor replays.
             never_retry: (400..=429).contains(&self.status()),
         }
     }

@@ -1,5 +1,5 @@
 //! HTTP/1.1 as bytes: strict heads, bodies and their encoding. One pass reads what is passed on, so no second
-//! reading can differ from the first (THREATS.md H1-H9).
+//! reading can differ from the first (rule H1-H9).
 //!
 //! The part knows no socket, no clock, no vendor and no policy: it is handed a connection's buffer and says what
 //! stands in it. What it accepts is later encoded anew by [`encode`]; received bytes are never copied through.

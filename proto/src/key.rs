@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize, de};
 /// What every vault key begins with.
 const PREFIX: &str = "vault_";
 
-/// Base-62 digits of randomness in a vault key: 190 bits (THREATS.md R1 asks for 160).
+/// Base-62 digits of randomness in a vault key: 190 bits (rule R1 asks for 160).
 const RANDOM_DIGITS: usize = 32;
 
 /// Base-62 digits of the CRC-32 behind them: enough for 32 bits.

@@ -1,6 +1,6 @@
 //! The account word: one key's money in 128 bits, and the transitions all accounts obey.
 //!
-//! `closed 1 | day 17 | held 55 | committed 55`, amounts in micro-USD (SETTLED Q9). Every function
+//! `closed 1 | day 17 | held 55 | committed 55`, amounts in micro-USD (rule Q9). Every function
 //! maps a word to the next one; the dataplane swaps them in atomically and retries. `committed` is
 //! settled + held + in doubt on `day`, the number the cap is compared with; `held` is the part of it
 //! whose outcome is not known yet, and it is carried into a new day.
@@ -87,7 +87,7 @@ impl Word {
     /// Keeps `quote` aside on the later of `today` and the word's own day.
     ///
     /// A quote of zero fits under every cap, also one that was lowered below what is committed
-    /// (SETTLED Q4). `cap` is `None` where the key has none.
+    /// (rule Q4). `cap` is `None` where the key has none.
     pub fn reserve(self, today: Day, quote: Micros, cap: Option<Micros>) -> Result<Word, Refusal> {
         let word = self.on(today);
         if word.closed {

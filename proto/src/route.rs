@@ -1,7 +1,7 @@
 //! Where a request path leads: a vendor's canonical path, or one of keybrake's own.
 //!
 //! The canonical path is always a suffix of the bytes that arrived, so what is matched is what is
-//! sent (N1, THREATS.md A4); what does not fit the grammar is refused, never normalized.
+//! sent (N1, rule A4); what does not fit the grammar is refused, never normalized.
 
 /// Where a path leads.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -26,7 +26,7 @@ pub enum Route<'a> {
     Ready,
 }
 
-/// A path outside the grammar of THREATS.md A1: an empty or dotted segment, a trailing slash, or
+/// A path outside the grammar of rule A1: an empty or dotted segment, a trailing slash, or
 /// nothing behind the mount.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Ambiguous;
@@ -51,7 +51,7 @@ pub fn route(path: &[u8]) -> Result<Route<'_>, Ambiguous> {
 }
 
 /// Skips what SDKs put between the mount and the path when their base URL ends in `/`, `/v1` or
-/// `/v1/` (VENDORS.md 1.1): they only concatenate.
+/// `/v1/` (docs/stripe.md): they only concatenate.
 fn fold(rest: &[u8]) -> &[u8] {
     let rest = skip_doubled_slash(rest);
     let doubled = rest.strip_prefix(b"/v1").map(skip_doubled_slash);

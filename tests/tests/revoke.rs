@@ -82,7 +82,7 @@ fn nothing_arrives_after_the_acknowledgement(workers: usize) {
             after <= known + revoked.at_vendor,
             "round {round}: {known} at the acknowledgement, {after} later"
         );
-        // A disk that stalls for seconds is said so, and another revoke tells when it is durable (SETTLED Q19).
+        // A disk that stalls for seconds is said so, and another revoke tells when it is durable (rule Q19).
         eventually("the revoke to be durable", || keybrake.control().revoke(&key.id).durable.then_some(()));
         for statuses in statuses {
             // A disk that stalls also stops admission: those were not forwarded.

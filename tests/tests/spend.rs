@@ -23,7 +23,7 @@ fn seconds_left_today() -> u64 {
     86_400 - now_micros() / 1_000_000 % 86_400
 }
 
-/// Whether the day ends while a test runs; then a cap may be spent twice (SETTLED Q10).
+/// Whether the day ends while a test runs; then a cap may be spent twice (rule Q10).
 fn is_near_midnight() -> bool {
     seconds_left_today() < 60 || seconds_left_today() > 86_400 - 60
 }

@@ -44,7 +44,7 @@ fn clean(cell: String) -> String {
     short
 }
 
-/// Agents write some of these texts (THREATS.md P4): a terminal must not obey them.
+/// Agents write some of these texts (rule P4): a terminal must not obey them.
 pub(super) fn printable(text: &str) -> String {
     // Bidirectional overrides reorder what is shown without being control characters.
     let obeyed = |c: char| {

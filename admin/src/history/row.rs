@@ -125,7 +125,7 @@ impl Row {
 /// Appends one CSV cell (RFC 4180).
 ///
 /// Agents write some of these texts, and spreadsheets run what begins like a formula: such cells get
-/// a leading apostrophe (THREATS.md P4; OWASP adds tab and carriage return).
+/// a leading apostrophe (rule P4; OWASP adds tab and carriage return).
 pub(crate) fn write_csv_cell(out: &mut String, value: &Value) {
     let text = match value {
         Value::Null => return,

@@ -68,7 +68,7 @@ impl Keys {
         let entry = table.by_digest.get(digest).and_then(|id| table.by_id.get(id));
         match entry.filter(|entry| entry.is_open(now())) {
             Some(entry) => Reply::Key(Box::new(view(entry, now()))),
-            // One answer for unknown, expired and revoked (SETTLED Q25).
+            // One answer for unknown, expired and revoked (rule Q25).
             None => refused(401, "invalid_vault_key", None, "this vault key is unknown, expired or revoked"),
         }
     }
@@ -95,7 +95,7 @@ impl Table {
 }
 
 impl Control {
-    /// Makes a key; answers once it is on disk and every shard knows it (SETTLED Q22).
+    /// Makes a key; answers once it is on disk and every shard knows it (rule Q22).
     pub(super) fn issue(&self, spec: &KeySpec) -> Reply {
         let now = now();
         let policy = match spec.policy(&self.vendors, now) {
@@ -146,7 +146,7 @@ impl Control {
         Reply::Issued { vault_key, key: Box::new(view(&entry, now)) }
     }
 
-    /// Closes a key; then waits for shards and disk, both at once (SETTLED Q19).
+    /// Closes a key; then waits for shards and disk, both at once (rule Q19).
     pub(super) fn revoke(&self, id: KeyId, arrived: Instant) -> Reply {
         let Some(entry) = self.keys.find(id) else { return no_such_key() };
         let revoked_at = entry.revoke(now());

@@ -208,7 +208,7 @@ pub(super) async fn forward(
 }
 
 /// An Idempotency-Key of this vault key alone, so that no agent is handed another's stored answer
-/// (THREATS.md M8). The same key gives the same text, so that the vendor replays.
+/// (rule M8). The same key gives the same text, so that the vendor replays.
 fn namespaced(entry: &KeyEntry, key: &[u8]) -> Vec<u8> {
     let prefix = entry.record.id.as_bytes();
     let text = [prefix, &b"-"[..], key].concat();

@@ -20,7 +20,7 @@ const RECORDS_MAX: usize = 65_536;
 /// Key writes that may wait for the disk.
 const COMMANDS_MAX: usize = 4096;
 
-/// A write that takes longer is a disk that hangs (THREATS.md G7).
+/// A write that takes longer is a disk that hangs (rule G7).
 const STALL: Duration = Duration::from_secs(2);
 
 const WAITS: Waits = Waits {

@@ -172,7 +172,7 @@ pub enum End {
 
 /// What a reply to a call under `price` says of its cost.
 ///
-/// `body` is the whole reply, or `None` where it was longer than is read (SETTLED Q24): the quote is
+/// `body` is the whole reply, or `None` where it was longer than is read (rule Q24): the quote is
 /// then the charge. A wrong `Release` spends money unseen; a wrong `InDoubt` keeps a cap fuller than
 /// it is until it is resolved.
 pub fn end(price: Price, quote: &Quote, status: u16, body: Option<&[u8]>) -> End {
@@ -189,7 +189,7 @@ pub fn end(price: Price, quote: &Quote, status: u16, body: Option<&[u8]>) -> End
         400..=499 if rule.declined == Declined::StaysConfirmable && names_intent(body) => {
             End::Settle(quote.amount)
         }
-        // SETTLED Q7: 408, 409 and 425 do not say that nothing happened; Stripe's 429 does.
+        // rule Q7: 408, 409 and 425 do not say that nothing happened; Stripe's 429 does.
         408 | 409 | 425 => End::InDoubt,
         400..=499 => End::Release,
         _ => End::InDoubt,

@@ -1,4 +1,4 @@
-//! Stripe's table. Prices follow VENDORS.md 2.1; paths are those of Stripe's OpenAPI document.
+//! Stripe's table. Prices are explained in docs/stripe.md; paths are those of Stripe's OpenAPI document.
 
 use super::tree::Tree;
 use super::{AmountRule, Catalog, Declined, Operation, Price};
@@ -71,7 +71,7 @@ const fn row(method: Method, pattern: &'static str, price: Price) -> Operation {
     Operation { method, pattern, price, escalates: false }
 }
 
-/// Hands out a credential or widens rights (VENDORS.md section 5).
+/// Hands out a credential or widens rights.
 const fn escalating(method: Method, pattern: &'static str) -> Operation {
     Operation { method, pattern, price: Price::Free, escalates: true }
 }

@@ -106,7 +106,7 @@ fn is_loopback(host: &str) -> bool {
 }
 
 /// Takes `https://host[:port]` apart. Nothing else is an origin: no user, path, query or fragment
-/// (THREATS.md E3).
+/// (rule E3).
 pub(super) fn origin(url: &str) -> Result<Origin, &'static str> {
     const SHAPE: &str = "must be https://host or https://host:port, without a path";
     let (tls, rest) = match url.split_once("://") {

@@ -35,7 +35,10 @@ pub(super) fn apply(
     match table {
         None => Ok(written),
         Some(table) => table.try_into().map_err(|error: toml::de::Error| {
-            ConfigError::Syntax(format!("in a KEYBRAKE_<SECTION>__<KEY> variable: {error}"))
+            ConfigError::Syntax(format!(
+                "in a KEYBRAKE_<SECTION>__<KEY> variable: {}",
+                ConfigError::syntax(&error)
+            ))
         }),
     }
 }

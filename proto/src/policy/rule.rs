@@ -59,7 +59,7 @@ pub enum RuleError {
     Shape,
     /// Not one of the five methods, in capitals.
     Method,
-    /// Outside the path grammar of THREATS.md A1.
+    /// Outside the path grammar of rule A1.
     Path,
     /// `**` before the end, or `*` as a part of a segment.
     Wildcard,

@@ -24,7 +24,7 @@ const LIFE_SECONDS_MAX: u64 = 10 * 366 * 86_400;
 pub struct KeySpec {
     /// The vendor the key is for.
     pub vendor: String,
-    /// `METHOD /path` rules; required, since no rule means nothing and not everything (SETTLED Q9).
+    /// `METHOD /path` rules; required, since no rule means nothing and not everything (rule Q9).
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub allowed_endpoints: Vec<String>,
     /// The most the key may commit per UTC day, a number of USD.

@@ -1,4 +1,4 @@
-//! Heads that must be refused, each with its rule (THREATS.md section 1) and the expected refusal.
+//! Heads that must be refused, each with its rule (docs/rules.md) and the expected refusal.
 
 use super::super::*;
 use HeadError::*;
