@@ -62,6 +62,8 @@ fn all_that_is_queued_is_written_before_the_thread_stops() {
         handle.record(outcome(Some((1, 5, 1)), &number.to_le_bytes())).unwrap();
     }
     assert_eq!(handle.flush_and_stop(), Ok(()));
+    // Its queue is gone with the thread, which may end a moment after its answer.
+    thread.join().unwrap();
     let counters = handle.counters();
     assert_eq!((counters.rows, counters.open_intents, counters.queued), (2000, 0, 0));
     assert!(counters.batches < 2000, "{counters:?}");
@@ -75,7 +77,6 @@ fn all_that_is_queued_is_written_before_the_thread_stops() {
     assert_eq!(store.spend(), Ok(vec![spend(1, 5, 2000)]));
     let expected: Vec<_> = (1..).zip((0..2000u64).map(|number| number.to_le_bytes().to_vec())).collect();
     assert_eq!(rows(&store), expected);
-    thread.join().unwrap();
 }
 
 #[test]
