@@ -204,7 +204,9 @@ mod tests {
             check("since", "2026-11-22T00:00:00Z").unwrap().since,
             UnixMicros::parse_rfc3339("2026-11-22T00:00:00Z")
         );
-        let ago = super::super::now().0 - check("since", "1h").unwrap().since.unwrap().0;
+        let since = check("since", "1h").unwrap().since.unwrap();
+        // The clock is read later, so that at least the hour lies between.
+        let ago = super::super::now().0 - since.0;
         assert!((3_600_000_000..3_660_000_000).contains(&ago), "{ago}");
         assert_eq!(check("result", "denied").unwrap().verdict, Some(Verdict::Denied));
         assert_eq!(check("result", "unpriced").unwrap().verdict, Some(Verdict::Code("unpriced".to_owned())));
