@@ -156,7 +156,18 @@ fn print_json(value: &serde_json::Value) -> Result<(), Failure> {
     } else {
         serde_json::to_string(value)
     };
-    print(&format!("{}\n", text.map_err(Failure::operation)?))
+    print(&format!("{}\n", escaped(&text.map_err(Failure::operation)?)))
+}
+
+/// JSON that drives no terminal: what one would obey stands inside strings, where an escape means
+/// the same to every reader. The line breaks of pretty printing stay.
+fn escaped(json: &str) -> String {
+    let escape = |c: char| match c {
+        '\n' => c.to_string(),
+        c if table::is_obeyed(c) => format!("\\u{:04x}", u32::from(c)),
+        c => c.to_string(),
+    };
+    json.chars().map(escape).collect()
 }
 
 #[cfg(test)]
@@ -164,6 +175,14 @@ mod tests {
     use clap::CommandFactory as _;
 
     use super::*;
+
+    #[test]
+    fn p4_json_drives_no_terminal_and_reads_back() {
+        let value = serde_json::json!({"user_agent": "x\u{9b}31m\u{202e}y\u{1b}[2J"});
+        let text = escaped(&serde_json::to_string(&value).unwrap());
+        assert!(!text.chars().any(table::is_obeyed), "{text}");
+        assert_eq!(serde_json::from_str::<serde_json::Value>(&text).unwrap(), value);
+    }
 
     #[test]
     fn a_wrong_command_line_is_one_line() {

@@ -9,7 +9,7 @@ use keybrake_proto::control::{self, FRAME_HEADER_BYTES, FrameError, Reply, Reque
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::UnixStream;
 use tokio::sync::Semaphore;
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout_at};
 
 /// The longest one call may take, waiting for a slot included.
 pub(crate) const CALL_TIMEOUT: Duration = Duration::from_secs(10);
@@ -102,15 +102,16 @@ impl Control {
     /// Asks `request`. A [`Reply::Refused`] is a reply, not an error.
     pub(crate) async fn call(&self, request: &Request) -> Result<Reply, ControlError> {
         let frame = control::encode(request).map_err(ControlError::Frame)?;
-        let waiting = timeout(self.timeout, self.slots.acquire()).await;
+        let until = Instant::now().checked_add(self.timeout).unwrap_or_else(Instant::now);
+        let waiting = timeout_at(until, self.slots.acquire()).await;
         let Ok(Ok(_slot)) = waiting else { return Err(ControlError::Busy) };
-        let opening = timeout(self.timeout, UnixStream::connect(&self.socket)).await;
+        let opening = timeout_at(until, UnixStream::connect(&self.socket)).await;
         let mut stream = match opening {
             Ok(Ok(stream)) => stream,
             Ok(Err(error)) => return Err(unopened(error)),
             Err(_) => return Err(ControlError::Busy),
         };
-        match timeout(self.timeout, ask(&mut stream, &frame)).await {
+        match timeout_at(until, ask(&mut stream, &frame)).await {
             Ok(reply) => reply,
             Err(_) => Err(ControlError::Silent),
         }

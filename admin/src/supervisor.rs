@@ -65,6 +65,8 @@ enum Hopeless {
 
 /// Supervises both processes until SIGTERM, SIGINT or SIGHUP.
 pub(crate) fn up(path: &Path, config: &Config) -> Result<ExitCode, Failure> {
+    // Its environment holds the vendors' credentials.
+    rustix::process::set_dumpable_behavior(rustix::process::DumpableBehavior::NotDumpable).ok();
     let own = std::env::current_exe()
         .map_err(|error| Failure::setup(format_args!("cannot find this program's own file: {error}")))?;
     let stop_within = Duration::from_secs(config.proxy.drain_timeout_s).saturating_add(GRACE);

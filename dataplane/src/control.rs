@@ -74,20 +74,27 @@ pub(crate) fn start(listener: UnixListener, control: Arc<Control>) -> io::Result
                 continue;
             }
             peers.fetch_add(1, Ordering::Relaxed);
-            let (control, peers) = (Arc::clone(&control), Arc::clone(&peers));
-            let served = Arc::clone(&peers);
+            let (control, counted) = (Arc::clone(&control), Counted(Arc::clone(&peers)));
             let serve = move || {
+                let _counted = counted;
                 if let Err(error) = control.serve(peer) {
                     eprintln!("keybrake-dataplane: control: {error}");
                 }
-                served.fetch_sub(1, Ordering::Relaxed);
             };
-            if thread::Builder::new().name("control-peer".to_owned()).spawn(serve).is_err() {
-                peers.fetch_sub(1, Ordering::Relaxed);
-            }
+            // A thread that does not start drops the closure, and with it the peer and its count.
+            thread::Builder::new().name("control-peer".to_owned()).spawn(serve).ok();
         }
     };
     thread::Builder::new().name("control".to_owned()).spawn(accept).map(drop)
+}
+
+/// Counts a peer down, however its thread ends.
+struct Counted(Arc<AtomicUsize>);
+
+impl Drop for Counted {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
 }
 
 /// Reads one frame's body; `None` at the end of the stream.

@@ -64,7 +64,12 @@ async fn run(shard: &Rc<Shard>, agent: &mut Downstream) -> After {
     match agent.read_body(&shard.config.proxy, shard.config.proxy.body_bytes_max).await {
         Ok(()) => {}
         Err(BodyFault::Gone) => return After::Close,
-        Err(fault) => return refuse(shard, agent, &trace, &downstream::body_refusal(&fault)).await,
+        Err(fault) => {
+            // What follows may be the rest of this body.
+            agent.end_after_reply();
+            let reason = downstream::body_refusal(&fault);
+            return deny(shard, agent, &trace, &reason, Ending::denied(None)).await;
+        }
     }
     let admitted = match admission::admit(shard, agent, permit, &target, &mut trace) {
         Ok(admitted) => admitted,
@@ -93,8 +98,7 @@ async fn deliver(
     }
     trace.replied(&reply, target.vendor(shard));
     let Admitted { hold, ticket, .. } = admitted;
-    let body = reply.is_complete().then_some(reply.body.as_slice());
-    let end = price::end(price, &trace.quote, reply.status(), body);
+    let end = price::end(price, &trace.quote, reply.status(), reply.readable_body());
     let today = shard.now().day();
     let (booking, outcome) = match end {
         End::Settle(charge) => {

@@ -136,8 +136,14 @@ impl Running {
             recv(self.ended) -> result => {
                 let error = result.map_err(io::Error::other).flatten().err();
                 let reason = error.map_or("without a reason".to_owned(), |error| error.to_string());
-                // What is queued is kept, whatever became of the worker.
-                self.storage.flush_and_stop().context("storage did not stop cleanly")?;
+                // The others end as well, so that nothing is sent whose record would be lost.
+                self.control.draining.store(true, Ordering::Relaxed);
+                self.post_all(|| Message::Drain);
+                self.post_all(|| Message::Cut);
+                self.wait_for_workers(CUT_WAIT, false);
+                if let Err(error) = self.storage.flush_and_stop() {
+                    eprintln!("keybrake-dataplane: {error}");
+                }
                 return Err(anyhow!("a worker ended: {reason}"));
             }
         }

@@ -13,7 +13,7 @@ use keybrake_proto::config::Config;
 use keybrake_proto::key::KeyId;
 use keybrake_proto::time::UnixMicros;
 
-use crate::deadline::Deadlines;
+use crate::deadline::{Deadlines, TICK};
 use crate::hold::Doubts;
 use crate::in_flight::InFlight;
 use crate::journal::Journal;
@@ -189,6 +189,17 @@ impl Shard {
 
     /// Opens a connection to a vendor, resolving its name where that is not fresh.
     pub(crate) async fn connect(&self, pool: &Pool) -> io::Result<VendorConnection> {
+        let mut attempt = std::pin::pin!(self.attempt(pool));
+        // Nothing is sent yet, so an attempt that is cut may be dropped.
+        while !self.deadlines.is_cut() {
+            if let Some(connected) = rt::within(TICK, attempt.as_mut()).await {
+                return connected;
+            }
+        }
+        Err(io::Error::other("keybrake is stopping"))
+    }
+
+    async fn attempt(&self, pool: &Pool) -> io::Result<VendorConnection> {
         let addresses = match pool.fresh_addresses() {
             Some(addresses) => addresses,
             None => {

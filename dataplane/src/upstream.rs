@@ -220,6 +220,17 @@ impl Reply {
         self.decoder.is_done()
     }
 
+    /// The body, where it is whole and in clear text: what is encoded, or may have been cut, says
+    /// nothing reliable of what a call cost.
+    pub(crate) fn readable_body(&self) -> Option<&[u8]> {
+        let (head, input) = self.head();
+        let is_clear = |(name, value): (&[u8], &[u8])| {
+            !name.eq_ignore_ascii_case(b"content-encoding") || value.eq_ignore_ascii_case(b"identity")
+        };
+        let is_readable = head.framing() != ReplyFraming::UntilClose && head.fields(input).all(is_clear);
+        (self.is_complete() && is_readable).then_some(&self.body)
+    }
+
     /// Reads until the body is complete or more than `limit` bytes of it are there.
     pub(crate) async fn read_up_to(&mut self, limit: usize) -> Result<(), Fault> {
         while !self.is_complete() && self.body.len() <= limit {

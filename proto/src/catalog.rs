@@ -72,6 +72,8 @@ pub struct Catalog {
     pub account_fields: &'static [&'static str],
     /// Parameters that change the method, the account or the version: refused in query and body.
     pub refused_parameters: &'static [&'static str],
+    /// Paths whose bodies are forms and nothing else; below others they are JSON.
+    pub form_paths: &'static str,
     /// The reply header that holds the vendor's own request id, lower case.
     pub request_id_field: &'static str,
     operations: &'static [Operation],

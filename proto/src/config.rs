@@ -262,12 +262,18 @@ pub enum ConfigError {
 }
 
 impl ConfigError {
-    /// TOML's error in one line: of its excerpt the line of the file stays, which names the key.
+    /// TOML's error in one line. Of its excerpt only the key stays: the value may be a secret that
+    /// was written in the wrong place.
     fn syntax(error: &toml::de::Error) -> ConfigError {
         let is_margin = |c: char| c.is_ascii_digit() || matches!(c, ' ' | '|' | '^');
         let text = error.to_string();
-        let lines = text.lines().map(|line| line.trim_start_matches(is_margin).trim());
-        let lines: Vec<&str> = lines.filter(|line| !line.is_empty()).collect();
+        let key = |line: &str| line.split_once(" | ").is_some();
+        let without_value = |line: &'_ str| -> String {
+            let cut = if key(line) { line.split('=').next().unwrap_or_default() } else { line };
+            cut.trim_start_matches(is_margin).trim().to_owned()
+        };
+        let lines = text.lines().map(without_value);
+        let lines: Vec<String> = lines.filter(|line| !line.is_empty()).collect();
         ConfigError::Syntax(lines.join(": "))
     }
 

@@ -16,7 +16,7 @@ use tokio::time::{Sleep, sleep};
 /// The most connections; the kernel's backlog holds the next ones.
 const CONNECTIONS_MAX: usize = 512;
 
-/// The longest a connection may neither send nor take a byte. It is longer than any request runs.
+/// The longest a connection may go without taking a byte of an answer.
 const SILENCE_MAX: Duration = Duration::from_secs(60);
 
 /// A listener with [`CONNECTIONS_MAX`] connections.
@@ -47,7 +47,7 @@ impl Listener for Bounded {
     }
 }
 
-/// A connection that ends after [`SILENCE_MAX`] without a byte.
+/// A connection that ends after [`SILENCE_MAX`] without an answer.
 pub(super) struct Connection {
     stream: TcpStream,
     silence: Pin<Box<Sleep>>,
@@ -75,8 +75,13 @@ impl AsyncRead for Connection {
         cx: &mut Context<'_>,
         buf: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
+        // What arrives does not renew the time, only an answer does: a peer that sends a byte now and
+        // then would hold its slot for ever.
         let done = Pin::new(&mut self.stream).poll_read(cx, buf);
-        self.judge(cx, done)
+        if done.is_ready() {
+            return done;
+        }
+        self.silence.as_mut().poll(cx).map(|()| Err(io::Error::from(io::ErrorKind::TimedOut)))
     }
 }
 

@@ -1,6 +1,6 @@
 //! `keybrake key …`.
 
-use std::io::Read as _;
+use std::io::{Read as _, Write as _};
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -152,7 +152,15 @@ fn issue(invocation: &Invocation<'_>, arguments: &Issue) -> Result<ExitCode, Fai
     }
     let issued: Issued = answer.read()?;
     // A pipe gets the key and nothing else; a person reads both.
-    print(&format!("{}\n", issued.vault_key))?;
+    let mut out = std::io::stdout().lock();
+    let printed = writeln!(out, "{}", issued.vault_key).and_then(|()| out.flush());
+    if let Err(error) = printed {
+        let id = &issued.id;
+        let problem =
+            format!("the vault key could not be printed ({error}) and is not shown again: revoke {id}");
+        return Err(Failure::operation(problem));
+    }
+    drop(out);
     let proxy = client.config().map(|config| format!("http://{}", reachable(config.proxy.listen)));
     eprint!("{}", hint(&issued, &proxy.unwrap_or_else(|| "http://PROXY".to_owned())));
     Ok(ExitCode::SUCCESS)

@@ -46,12 +46,17 @@ fn clean(cell: String) -> String {
 
 /// Agents write some of these texts (rule P4): a terminal must not obey them.
 pub(super) fn printable(text: &str) -> String {
-    // Bidirectional overrides reorder what is shown without being control characters.
-    let obeyed = |c: char| {
-        c.is_control()
-            || matches!(c, '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
-    };
-    text.chars().map(|c| if obeyed(c) { '\u{fffd}' } else { c }).collect()
+    text.chars().map(|c| if is_obeyed(c) { '\u{fffd}' } else { c }).collect()
+}
+
+/// Whether a terminal acts on `c`. Bidirectional overrides reorder what is shown without being
+/// control characters.
+pub(super) fn is_obeyed(c: char) -> bool {
+    c.is_control()
+        || matches!(
+            c,
+            '\u{061c}' | '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}'
+        )
 }
 
 #[cfg(test)]

@@ -8,6 +8,7 @@ use keybrake_proto::catalog::{Call, Catalog, Operation, Price};
 use keybrake_proto::deny::Deny;
 use keybrake_proto::form;
 use keybrake_proto::http1::{BodyFraming, Method, encode};
+use keybrake_proto::json;
 use keybrake_proto::key;
 use keybrake_proto::ledger::Refusal;
 use keybrake_proto::policy::Permit;
@@ -44,6 +45,11 @@ impl Target {
 
     pub(super) fn vendor(&self, shard: &Shard) -> &'static Catalog {
         self.pool(shard).vendor.catalog
+    }
+
+    /// The canonical path in the path that arrived.
+    fn path<'a>(&self, arrived: &'a [u8]) -> &'a [u8] {
+        arrived.get(arrived.len().saturating_sub(self.path_bytes)..).unwrap_or_default()
     }
 
     pub(super) fn price(&self) -> Price {
@@ -113,14 +119,7 @@ pub(super) fn admit(
     trace: &mut Trace,
 ) -> Result<Admitted, Deny> {
     let (head, input) = (agent.head(), agent.input());
-    refuse_parameters(target.vendor(shard), head.query(input).unwrap_or_default())?;
-    refuse_parameters(target.vendor(shard), agent.body())?;
-    if head.content_encoding(input).is_some() {
-        return Err(Deny::Malformed {
-            status: 415,
-            problem: "send the body without Content-Encoding".into(),
-        });
-    }
+    judge_form(agent, target, target.vendor(shard))?;
     let request =
         Priced { content_type: head.content_type(input), query: head.query(input), body: agent.body() };
     let entry = &target.entry;
@@ -154,7 +153,34 @@ pub(super) fn admit(
     Ok(Admitted { permit, hold, ticket })
 }
 
-/// Refuses parameters that change the method, the account or the version behind the policy's back.
+/// Refuses a body that could be read in another way than it is read here, and parameters that
+/// change the method, the account or the version behind the policy's back.
+fn judge_form(agent: &Downstream, target: &Target, catalog: &Catalog) -> Result<(), Deny> {
+    let (head, input) = (agent.head(), agent.input());
+    refuse_parameters(catalog, head.query(input).unwrap_or_default())?;
+    if agent.body().is_empty() {
+        return Ok(());
+    }
+    let refuse = |problem: &'static str| Err(Deny::Malformed { status: 415, problem: problem.into() });
+    if head.content_encoding(input).is_some() {
+        return refuse("send the body without Content-Encoding");
+    }
+    let is_form = head.content_type(input).is_some_and(price::is_form);
+    if target.path(head.path(input)).starts_with(catalog.form_paths.as_bytes()) {
+        return if is_form {
+            refuse_parameters(catalog, agent.body())
+        } else {
+            refuse("send the parameters as application/x-www-form-urlencoded")
+        };
+    }
+    let names = |name: &&&str| !matches!(json::read_top_level(agent.body(), [**name]), Ok([None]));
+    match catalog.refused_parameters.iter().find(names) {
+        Some(_) => refuse("send one JSON object, without members that change method, account or version"),
+        None => Ok(()),
+    }
+}
+
+/// Refuses the catalog's parameters in a query or a form.
 fn refuse_parameters(catalog: &Catalog, form: &[u8]) -> Result<(), Deny> {
     if catalog.refused_parameters.iter().any(|name| form::mentions(form, name)) {
         let problem = "a parameter that changes the method, the account or the version; leave it out";
@@ -185,8 +211,7 @@ pub(super) async fn forward(
 ) -> Result<Reply, Fault> {
     let (head, input) = (agent.head(), agent.input());
     let pool = target.pool(shard);
-    let path = head.path(input);
-    let path = path.get(path.len().saturating_sub(target.path_bytes)..).unwrap_or_default();
+    let path = target.path(head.path(input));
     let allowed = pool.vendor.catalog.request_fields;
     let is_allowed = |name: &[u8]| allowed.iter().any(|field| field.as_bytes().eq_ignore_ascii_case(name));
     let idempotency_key = head.idempotency_key(input).map(|key| namespaced(&target.entry, key));

@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, TryRecvError, after};
+use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, TryRecvError, after, select};
 use keybrake_proto::key::KeyId;
 
 use super::StoreError;
@@ -17,6 +17,9 @@ use super::handle::Shared;
 
 /// Records in one batch: where it was measured, batches of 64 to 512 took the least CPU time a record.
 const RECORDS_PER_BATCH_MAX: usize = 512;
+
+/// Empty rounds of gathering after which the thread sleeps until it is woken.
+const IDLE_ROUNDS: u32 = 50;
 
 /// Key writes in one batch.
 const KEYS_PER_BATCH_MAX: usize = 1024;
@@ -175,7 +178,7 @@ impl<S: Sink> Writer<S> {
                 Err(RecvTimeoutError::Disconnected) => Event::Abandoned,
             };
         }
-        loop {
+        for _ in 0..IDLE_ROUNDS {
             let waits =
                 if self.records.len() < RECORDS_PER_BATCH_MAX { self.waits.gather } else { Duration::ZERO };
             match self.commands.recv_timeout(waits) {
@@ -188,6 +191,11 @@ impl<S: Sink> Writer<S> {
                 Err(TryRecvError::Disconnected) => return Event::Abandoned,
                 Err(TryRecvError::Empty) => {}
             }
+        }
+        // Nothing came for a while: now the next record may wake the thread.
+        select! {
+            recv(self.commands) -> command => command.map_or(Event::Abandoned, Event::Command),
+            recv(self.records) -> record => record.map_or(Event::Abandoned, Event::Record),
         }
     }
 

@@ -152,7 +152,7 @@ fn parse_currency(text: Text) -> Result<Currency, QuoteError> {
 }
 
 /// Exactly the form type, with or without a `charset=utf-8`.
-fn is_form(content_type: &[u8]) -> bool {
+pub fn is_form(content_type: &[u8]) -> bool {
     let mut parts = content_type.split(|byte| *byte == b';').map(<[u8]>::trim_ascii);
     let is_form =
         parts.next().is_some_and(|kind| kind.eq_ignore_ascii_case(b"application/x-www-form-urlencoded"));
@@ -172,8 +172,8 @@ pub enum End {
 
 /// What a reply to a call under `price` says of its cost.
 ///
-/// `body` is the whole reply, or `None` where it was longer than is read (rule Q24): the quote is
-/// then the charge. A wrong `Release` spends money unseen; a wrong `InDoubt` keeps a cap fuller than
+/// `body` is the whole reply, or `None` where it cannot be read: longer than the limit (rule Q24),
+/// encoded, or ended by closing. The quote is then the charge. A wrong `Release` spends money unseen; a wrong `InDoubt` keeps a cap fuller than
 /// it is until it is resolved.
 pub fn end(price: Price, quote: &Quote, status: u16, body: Option<&[u8]>) -> End {
     let Price::AmountInRequest(rule) = price else {

@@ -82,6 +82,7 @@ pub(super) fn catalog() -> Catalog {
         request_fields: REQUEST_FIELDS,
         account_fields: &["stripe-account", "stripe-context"],
         refused_parameters: &["_method", "_stripe_account", "_stripe_context", "_stripe_version", "key"],
+        form_paths: "/v1/",
         request_id_field: "request-id",
         operations: OPERATIONS,
         tree: Tree::new(OPERATIONS),

@@ -95,6 +95,16 @@ fn vendor(vendor: &Vendor, key: &str) -> Result<(), ConfigError> {
             return refuse(field, "must be between 1 and 600 seconds");
         }
     }
+    let is_name = |name: &String| {
+        !name.is_empty()
+            && name.bytes().all(|byte| byte.is_ascii_uppercase() || byte.is_ascii_digit() || byte == b'_')
+    };
+    if !vendor.credential_env.as_ref().is_none_or(is_name) {
+        return refuse(
+            "credential_env",
+            "must be the name of an environment variable, in capitals, and not the secret",
+        );
+    }
     if vendor.credential_env.is_some() && vendor.credential_file.is_some() {
         return refuse("credential_file", "give either credential_file or credential_env");
     }

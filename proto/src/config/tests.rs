@@ -76,6 +76,17 @@ fn e3_a_base_url_is_an_origin_and_nothing_more() {
 }
 
 #[test]
+fn s1_a_secret_in_the_wrong_place_is_not_shown() {
+    let errors = [
+        parse(&format!("{VENDOR}credential = \"sk_live_SECRET\""), &[]).unwrap_err(),
+        parse(&format!("{VENDOR}credential_env = \"sk_live_SECRET\""), &[]).unwrap_err(),
+    ];
+    for error in errors {
+        assert!(error.contains("credential") && !error.contains("SECRET"), "{error}");
+    }
+}
+
+#[test]
 fn the_environment_overrides_the_file() {
     let environment = [
         ("KEYBRAKE_PROXY__LISTEN", "127.0.0.1:9999"),
