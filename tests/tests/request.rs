@@ -64,6 +64,27 @@ fn a_request_for_another_account_is_refused() {
     assert_eq!(vendor.connections(), 0);
 }
 
+/// A body that the vendor may read in another way than keybrake must not arrive there.
+#[test]
+fn a4_bodies_in_another_form_and_parameters_that_change_the_call_are_refused() {
+    let (vendor, keybrake, key) = with_paying_vendor();
+    let form = "application/x-www-form-urlencoded";
+    let cases = [
+        (form, "", CHARGE.to_owned() + "&_method=DELETE", 400),
+        (form, "", CHARGE.to_owned() + "&%5Fstripe_account=acct_2", 400),
+        (form, "Content-Encoding: gzip", CHARGE.to_owned(), 415),
+        ("application/json", "", r#"{"amount": 1, "currency": "usd", "_method": "DELETE"}"#.to_owned(), 415),
+        ("multipart/form-data; boundary=x", "", "--x--".to_owned(), 415),
+    ];
+    for (kind, field, body, status) in cases {
+        let authorization = format!("Authorization: Bearer {}", key.text);
+        let head = format!("POST /stripe/v1/charges\n{authorization}\nContent-Type: {kind}\n{field}");
+        let refused = call(keybrake.proxy(), head.trim_end(), body.as_bytes()).expect(status);
+        assert_eq!(refused["error"]["code"], "malformed_request", "{kind} {body}");
+    }
+    assert_eq!(vendor.connections(), 0);
+}
+
 #[test]
 fn all_four_base_urls_and_a_bare_path_lead_to_one_endpoint() {
     let (vendor, keybrake, key) = with_paying_vendor();

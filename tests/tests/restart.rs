@@ -11,7 +11,7 @@ use std::net::TcpStream;
 
 use keybrake_proto::control::KeyStatus;
 use keybrake_tests::{
-    Client, Issued, Keybrake, Setup, StandIn, call, eventually, form_post, get, now_micros,
+    Client, Issued, Issuer, Keybrake, Setup, StandIn, call, eventually, form_post, get, now_micros,
 };
 use serde_json::{Value, json};
 
@@ -209,6 +209,32 @@ fn a_call_that_was_at_the_vendor_at_a_kill_9_stays_counted() {
         assert_eq!(keybrake.committed_cents(&key.id), 1000, "the vendor may have acted");
         assert_eq!((pay(&keybrake, &key, 501), pay(&keybrake, &key, 500)), (429, 200));
     }
+}
+
+/// An orderly stop once sent a call after its time was over, and forgot it.
+#[test]
+fn a_stop_that_cuts_a_call_before_it_was_sent_sends_nothing_and_frees_its_amount() {
+    // It listens and does not shake hands.
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let dir = tempfile::tempdir().unwrap();
+    let ca = dir.path().join("ca.pem");
+    Issuer::new().write_to(&ca);
+    let mut keybrake = Setup::new(format!("https://localhost:{}", listener.local_addr().unwrap().port()))
+        .vendor_line("allow_private_address = true")
+        .vendor_line("connect_timeout_s = 60")
+        .vendor_line(&format!("ca_file = \"{}\"", ca.display()))
+        .proxy_line("drain_timeout_s = 1")
+        .with_admin()
+        .start();
+    let key = keybrake.issue(&["POST /v1/charges"], &json!({"daily_usd_cap": 50}));
+    let mut client = Client::connect(keybrake.proxy());
+    client.send(form_post("/stripe/v1/charges", &key.text, "amount=1000&currency=usd"));
+    eventually("the call to be admitted", || (keybrake.held_cents(&key.id) == 1000).then_some(()));
+    assert_eq!(keybrake.dataplane().stop(), 0);
+    keybrake.start_dataplane();
+    assert_eq!(keybrake.committed_cents(&key.id), 0, "nothing was sent");
+    let row = &keybrake.eventually_rows(&key.id, 1)[0];
+    assert_eq!((&row["outcome"], &row["amount_micros"]), (&json!("failed"), &json!(0)));
 }
 
 #[test]
