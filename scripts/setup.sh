@@ -48,6 +48,8 @@ has curl || packages+=(curl)
 # The metapackage, because it follows the distribution's version of LLVM.
 has_libclang || packages+=(libclang-dev)
 if [ "$mode" = test ]; then
+    # A test asks it which files are the project's.
+    has git || packages+=(git)
     # Debian leaves ensurepip out of python3, and without it a virtualenv has no pip.
     if ! has python3; then
         packages+=(python3 python3-venv)

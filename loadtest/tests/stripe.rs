@@ -9,6 +9,7 @@ use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
+use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 
 const BINARY: &str = env!("CARGO_BIN_EXE_keybrake-loadtest");
@@ -50,10 +51,9 @@ impl StandIn {
         reply(&mut stream).unwrap().json()
     }
 
-    /// Sends a signal by name and waits for the exit code.
-    fn stop(mut self, signal: &str) -> Option<i32> {
-        let pid = self.process.id().to_string();
-        assert!(Command::new("kill").args(["-s", signal, &pid]).status().unwrap().success());
+    /// Sends a signal and waits for the exit code.
+    fn stop(mut self, signal: Signal) -> Option<i32> {
+        kill_process(Pid::from_child(&self.process), signal).unwrap();
         self.process.wait().unwrap().code()
     }
 }
@@ -125,7 +125,7 @@ fn a_connection_is_kept_and_every_request_is_in_the_ledger_before_its_reply() {
         }
         send(&mut stream, &post("/v1/charges", "amount=2000&currency=usd", "Idempotency-Key: k3\r\n"));
         assert!(reply(&mut stream).unwrap().head.contains("\r\nIdempotent-Replayed: true\r\n"));
-        assert_eq!(vendor.stop("TERM"), Some(0));
+        assert_eq!(vendor.stop(Signal::TERM), Some(0));
 
         let text = std::fs::read_to_string(&file).unwrap();
         assert!(!text.contains("secret"), "the key is in the ledger");
@@ -259,7 +259,7 @@ fn only_named_keys_are_let_in_and_headers_are_shown_without_them() {
 #[test]
 fn signals_end_it_cleanly_with_connections_open() {
     for driver in ["auto", "epoll"] {
-        for signal in ["TERM", "INT"] {
+        for signal in [Signal::TERM, Signal::INT] {
             let vendor = StandIn::start(&["--driver", driver]);
             let mut idle = vendor.connect();
             send(&mut idle, &post("/v1/charges", "amount=1&currency=usd", ""));

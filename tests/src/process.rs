@@ -121,11 +121,23 @@ impl Process {
         if self.ended().is_some() {
             return;
         }
-        let pid = libc::pid_t::try_from(self.child.id()).unwrap();
-        // SAFETY: `kill` takes no pointers. The child was not waited for, so its id is still its own.
-        let sent = unsafe { libc::kill(pid, signal) };
-        assert_eq!(sent, 0, "{}: {}", self.name, std::io::Error::last_os_error());
+        // The child was not waited for, so its id is still its own.
+        send(self.child.id(), signal);
     }
+}
+
+/// Kills a process that a child of the test started.
+///
+/// # Panics
+/// When there is none with this id.
+pub fn kill_9(pid: u32) {
+    send(pid, libc::SIGKILL);
+}
+
+fn send(pid: u32, signal: i32) {
+    // SAFETY: `kill` takes no pointers.
+    let sent = unsafe { libc::kill(libc::pid_t::try_from(pid).unwrap(), signal) };
+    assert_eq!(sent, 0, "{pid}: {}", std::io::Error::last_os_error());
 }
 
 impl Drop for Process {

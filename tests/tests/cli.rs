@@ -9,7 +9,7 @@
 
 use std::process::Output;
 
-use keybrake_tests::{Client, Keybrake, Process, Setup, StandIn, call, eventually, form_post, get};
+use keybrake_tests::{Client, Keybrake, Process, Setup, StandIn, call, eventually, form_post, get, kill_9};
 use serde_json::Value;
 
 fn run(keybrake: &Keybrake, arguments: &[&str]) -> Output {
@@ -183,8 +183,7 @@ fn up_runs_both_restarts_one_that_dies_and_sigterm_stops_both() {
     assert!(run(&keybrake, &["status"]).status.success());
     let first = keybrake.control().status().pid;
     // A child of `up`, which this test started: by its own id.
-    let killed = std::process::Command::new("kill").args(["-9", &first.to_string()]).status().unwrap();
-    assert!(killed.success());
+    kill_9(first);
     let control = keybrake.control();
     up.wait_until("running a new dataplane", |_| {
         (control.answers() && is_up(admin, "/readyz") && control.status().pid != first).then_some(())
