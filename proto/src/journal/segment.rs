@@ -54,7 +54,7 @@ pub struct Header {
     pub survives: Survives,
 }
 
-/// Why a segment cannot be read. In each case records may be missing, so the journal is sealed.
+/// Why a segment cannot be read at all. Records may be missing, so the journal is sealed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum SegmentError {
     /// The header is none, or was changed.
@@ -68,13 +68,6 @@ pub enum SegmentError {
         /// What the file has.
         found: u64,
     },
-    /// Bytes of a record that was committed are not what was written.
-    Damaged {
-        /// Where in the file.
-        at: usize,
-        /// The sequence that should be there.
-        sequence: u64,
-    },
 }
 
 impl fmt::Display for SegmentError {
@@ -86,9 +79,6 @@ impl fmt::Display for SegmentError {
             }
             SegmentError::Length { expected, found } => {
                 write!(f, "it has {found} bytes and should have {expected}")
-            }
-            SegmentError::Damaged { at, sequence } => {
-                write!(f, "record {sequence} at byte {at} is damaged")
             }
         }
     }
@@ -241,14 +231,39 @@ pub struct Contents {
     pub records: Vec<(u64, Range<usize>)>,
     /// The last sequence that a commit vouches for; 0 where there is none.
     pub committed: u64,
-    /// Bytes behind the last record that were written and are no record: a write that broke off.
-    pub torn: bool,
+    /// What stands behind the last record.
+    pub end: End,
+}
+
+/// What stands behind the last record that can be read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum End {
+    /// Nothing.
+    Clean,
+    /// Bytes that nothing vouches for: a write that broke off.
+    Torn,
+    /// A record that was committed and is not what was written.
+    Damaged {
+        /// Where in the file.
+        at: usize,
+    },
+}
+
+impl Contents {
+    /// The sequence behind the last record that can be read.
+    pub fn next_sequence(&self) -> u64 {
+        self.records.last().map_or(self.header.first_sequence, |(last, _)| last.saturating_add(1))
+    }
 }
 
 /// Reads a whole segment; `None` for one that was never begun.
 ///
-/// A wrong `Ok` forgets money that was spent; a wrong error seals a journal that is whole.
+/// A wrong [`End`] that is not damage forgets money that was spent; a wrong damage seals a journal that is whole.
 pub fn read(bytes: &[u8], tail: impl Fn(&Header) -> Tail) -> Result<Option<Contents>, SegmentError> {
+    // Also one whose preparation broke off.
+    if bytes.len() < HEADER_BYTES && bytes.iter().all(|byte| *byte == 0) {
+        return Ok(None);
+    }
     let Some(header) = Header::decode(bytes)? else { return Ok(None) };
     let found = u64::try_from(bytes.len()).unwrap_or(u64::MAX);
     if found != header.segment_bytes {
@@ -270,13 +285,16 @@ pub fn read(bytes: &[u8], tail: impl Fn(&Header) -> Tail) -> Result<Option<Conte
     }
     let later = latest_commit_behind(&header, bytes, at);
     let is_lenient = header.survives == Survives::Process && tail(&header) == Tail::Lenient;
-    if later >= next && !is_lenient {
-        return Err(SegmentError::Damaged { at, sequence: next });
-    }
-    let torn = bytes
-        .get(at..at.saturating_add(FRAME_HEADER_BYTES))
-        .is_some_and(|rest| rest.iter().any(|byte| *byte != 0));
-    Ok(Some(Contents { header, records, committed, torn }))
+    let next_bytes = bytes.get(at..at.saturating_add(FRAME_HEADER_BYTES)).unwrap_or_default();
+    let end = if later >= next && !is_lenient {
+        End::Damaged { at }
+    } else if next_bytes.iter().any(|byte| *byte != 0) {
+        // A file that is used again has whole frames of its earlier use here; they count as torn too.
+        End::Torn
+    } else {
+        End::Clean
+    };
+    Ok(Some(Contents { header, records, committed, end }))
 }
 
 /// The highest sequence of a valid commit at or behind `at`; 0 where there is none.
