@@ -13,8 +13,6 @@ mod medium;
 mod recovery;
 mod start;
 
-#[cfg(test)]
-mod tests;
 
 pub(crate) use committer::{CommitterHandle, Event};
 pub(crate) use medium::Directory;
