@@ -84,7 +84,10 @@ impl Running {
         let control_listener = control::bind(&socket)
             .with_context(|| format!("control socket {} cannot be used", socket.display()))?;
         let progress = progress::all(workers, |shard| {
-            u16::try_from(shard).ok().and_then(|shard| recovered.last.get(&shard).copied()).unwrap_or_default()
+            u16::try_from(shard)
+                .ok()
+                .and_then(|shard| recovered.last.get(&shard).copied())
+                .unwrap_or_default()
         });
         // The thread is waited for by `flush_and_stop`, which also reports.
         let (storage, _thread) = storage::start(store, books, Arc::clone(&progress))?;

@@ -31,6 +31,11 @@ impl Day {
         self.0
     }
 
+    /// The instant the day begins.
+    pub fn start(self) -> UnixMicros {
+        UnixMicros(u64::from(self.0).saturating_mul(SECONDS_PER_DAY).saturating_mul(MICROS_PER_SECOND))
+    }
+
     /// The first instant after this day: when a daily window resets.
     pub fn end(self) -> UnixMicros {
         let seconds = u64::from(self.0).saturating_add(1).saturating_mul(SECONDS_PER_DAY);

@@ -135,13 +135,14 @@ pub(super) fn admit(
         return Err(Deny::Unauthorized);
     }
     let quote = trace.quote.amount;
-    let mut hold = Hold::reserve(entry, &shard.journal, now.day(), quote).map_err(|refusal| match refusal {
-        Refusal::Closed => Deny::Unauthorized,
-        Refusal::OverCap { left, day } => {
-            let cap = entry.account.cap().unwrap_or(keybrake_proto::money::Micros::MAX);
-            Deny::OverCap { quote, left, cap, day }
-        }
-    })?;
+    let mut hold =
+        Hold::reserve(entry, &shard.journal, now.day(), quote).map_err(|refusal| match refusal {
+            Refusal::Closed => Deny::Unauthorized,
+            Refusal::OverCap { left, day } => {
+                let cap = entry.account.cap().unwrap_or(keybrake_proto::money::Micros::MAX);
+                Deny::OverCap { quote, left, cap, day }
+            }
+        })?;
     let intent = shard.journal.intent(vec![entry.record.id], hold.day(), quote, &trace.intent(agent));
     match intent {
         Ok(intent) => {

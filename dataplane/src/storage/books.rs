@@ -27,6 +27,13 @@ pub(crate) struct Handed {
     pub(crate) payload: std::sync::Arc<[u8]>,
 }
 
+impl Handed {
+    /// The record in it.
+    pub(crate) fn record(&self) -> Result<Record<'_>, NotARecord> {
+        Record::decode(&self.payload)
+    }
+}
+
 /// An exchange that was sent and whose outcome is not known (rule Q1).
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Doubt {
@@ -214,6 +221,14 @@ impl Books {
         batch
     }
 
+    /// What a start would do with `records`, without writing it; gives the exchanges it would end.
+    pub(crate) fn replay(&mut self, records: &[Handed], now: UnixMicros) -> u64 {
+        drop(self.enter(records, now));
+        let open = self.open_intents();
+        drop(self.end_open(now));
+        open
+    }
+
     fn raise_floors(&mut self, batch: &mut Batch) {
         for (shard, cursor) in &self.cursors {
             if self.floors.insert(*shard, *cursor) != Some(*cursor) {
@@ -290,8 +305,7 @@ impl Books {
         if open.quote == Micros::ZERO {
             return;
         }
-        let doubt =
-            Doubt { keys: open.keys, quote: open.quote, since: now, booked: None, row: row.to_vec() };
+        let doubt = Doubt { keys: open.keys, quote: open.quote, since: now, booked: None, row: row.to_vec() };
         batch.put(Family::Doubts, &encode_intent(id), &format::encode_doubt(&doubt));
         self.doubts.insert(id, doubt);
     }

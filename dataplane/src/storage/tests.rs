@@ -8,8 +8,8 @@ use std::{env, fs, process};
 use keybrake_proto::audit::{AuditRow, Outcome};
 use keybrake_proto::http1::Method;
 use keybrake_proto::journal::{Booking, End, IntentId, Record};
-use keybrake_proto::key::KeyId;
 use keybrake_proto::key::KeyDigest;
+use keybrake_proto::key::KeyId;
 use keybrake_proto::money::Micros;
 use keybrake_proto::policy::Policy;
 use keybrake_proto::time::{Day, UnixMicros};
@@ -363,7 +363,10 @@ fn damaged_entries_are_named_by_their_family() {
 #[test]
 fn what_is_no_record_is_counted_and_the_others_are_entered() {
     let (_, open) = intent(2, 1, 1);
-    let damaged = Handed { payload: b"\x09".as_slice().into(), ..handed(&Record::Lost { intent: IntentId::new(0, 1) }) };
+    let damaged = Handed {
+        payload: b"\x09".as_slice().into(),
+        ..handed(&Record::Lost { intent: IntentId::new(0, 1) })
+    };
     let mut books = Books::new(Stored::default());
     let batch = books.enter(&[open, damaged, outcome(Some((1, 5, 30)), b"row")], NOW);
     assert_eq!((batch.count(Family::Audit), batch.count(Family::Spend)), (1, 1));

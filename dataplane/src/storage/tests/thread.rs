@@ -5,8 +5,8 @@ use crossbeam_channel::{Receiver, bounded};
 
 use super::disk::{Asked, Disk, Script};
 use super::*;
-use crate::storage::handle::{Full, Limits, start_with};
 use crate::progress;
+use crate::storage::handle::{Full, Limits, start_with};
 use crate::storage::writer::Waits;
 
 const LIMITS: Limits = Limits {
