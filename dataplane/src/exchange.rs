@@ -15,6 +15,7 @@ use keybrake_proto::catalog::Price;
 use keybrake_proto::catalog::price::{self, End};
 use keybrake_proto::deny::Deny;
 use keybrake_proto::http1::{BodyFraming, HeadError, ReplyFraming, encode};
+use keybrake_proto::money::Micros;
 use keybrake_proto::route::{Route, route};
 
 use crate::downstream::{self, After, BodyFault, Downstream};
@@ -106,7 +107,8 @@ async fn deliver(
             shard.metrics.above_quote.add(u64::from(is_above));
             (hold.settle(today, charge), Outcome::Forwarded)
         }
-        End::Release => (hold.release(today), Outcome::Forwarded),
+        // It was sent, so it counts as a request.
+        End::Release => (hold.settle(today, Micros::ZERO), Outcome::Forwarded),
         End::InDoubt => (hold.doubt(today), Outcome::Unknown),
     };
     let ending = Ending::allowed(outcome, booking, reply.status());

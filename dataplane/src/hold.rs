@@ -6,7 +6,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use keybrake_proto::journal::Booking;
-use keybrake_proto::ledger::Refusal;
+use keybrake_proto::ledger::chain::{Refusal, Sent};
 use keybrake_proto::money::Micros;
 use keybrake_proto::time::Day;
 
@@ -51,25 +51,40 @@ impl Hold {
         &self.entry
     }
 
-    /// The call cost this much.
-    pub(crate) fn settle(mut self, today: Day, charge: Micros) -> Booking {
-        self.ended = true;
-        let day = self.entry.account.settle(today, self.quote, charge);
-        Booking { key: self.entry.record.id, day, charge }
+    /// It was sent and cost this much; zero where the vendor definitely refused.
+    pub(crate) fn settle(self, today: Day, charge: Micros) -> Booking {
+        self.end(today, charge, Sent::Yes)
     }
 
-    /// Nothing was sent, or the vendor definitely refused.
+    /// Nothing was sent.
     pub(crate) fn release(self, today: Day) -> Booking {
-        self.settle(today, Micros::ZERO)
+        self.end(today, Micros::ZERO, Sent::No)
+    }
+
+    fn end(mut self, today: Day, charge: Micros, sent: Sent) -> Booking {
+        self.ended = true;
+        let key = self.entry.record.id;
+        let mut booking = Booking { key, day: today, charge };
+        self.entry.account.settle(today, self.quote, charge, sent, |of, day| {
+            if of == key {
+                booking.day = day;
+            }
+        });
+        booking
     }
 
     /// It was sent and the outcome is not known: the quote stays held and committed.
     pub(crate) fn doubt(mut self, today: Day) -> Booking {
         self.ended = true;
         self.doubts.add(Arc::clone(&self.entry), self.quote);
-        // A settle of nothing, which rolls the day.
-        let day = self.entry.account.settle(today, Micros::ZERO, Micros::ZERO);
-        Booking { key: self.entry.record.id, day, charge: self.quote }
+        let key = self.entry.record.id;
+        let mut booking = Booking { key, day: today, charge: self.quote };
+        self.entry.account.doubt(today, |of, day| {
+            if of == key {
+                booking.day = day;
+            }
+        });
+        booking
     }
 }
 
@@ -77,6 +92,8 @@ impl Drop for Hold {
     fn drop(&mut self) {
         if !self.ended {
             self.doubts.add(Arc::clone(&self.entry), self.quote);
+            // On whichever day the word is.
+            self.entry.account.doubt(Day::default(), |_, _| ());
         }
     }
 }
@@ -114,7 +131,7 @@ impl Doubts {
         self.now.set(now);
         let mut open = self.open.borrow_mut();
         while let Some(doubt) = open.pop_front_if(|doubt| doubt.book_at <= now) {
-            doubt.entry.account.settle(today, doubt.quote, doubt.quote);
+            doubt.entry.account.resolve(today, doubt.quote, doubt.quote, |_, _| ());
             self.metrics.doubts.subtract(1);
         }
     }
@@ -124,6 +141,7 @@ impl Doubts {
 mod tests {
     use keybrake_proto::key::{KeyDigest, KeyId};
     use keybrake_proto::ledger::Word;
+    use keybrake_proto::ledger::chain::Opening;
     use keybrake_proto::policy::Policy;
     use keybrake_proto::time::UnixMicros;
 
@@ -139,6 +157,8 @@ mod tests {
             vendor: "stripe".to_owned(),
             allowed_endpoints: vec!["POST /v1/charges".parse().unwrap()],
             daily_usd_cap: Some(usd(cap)),
+            total_usd_cap: None,
+            daily_request_budget: None,
             expires_at: None,
         };
         let record = KeyRecord {
@@ -151,7 +171,7 @@ mod tests {
             created_at: UnixMicros(0),
             revoked_at: None,
         };
-        Arc::new(KeyEntry::new(record, Word::open(Day::new(1))))
+        Arc::new(KeyEntry::new(record, Opening::new(Day::new(1))))
     }
 
     fn doubts() -> Rc<Doubts> {

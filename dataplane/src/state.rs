@@ -8,6 +8,7 @@ use std::sync::Arc;
 use anyhow::{Context as _, bail};
 use keybrake_proto::config::{self, Config};
 use keybrake_proto::ledger::Word;
+use keybrake_proto::ledger::chain::Opening;
 use keybrake_proto::money::Micros;
 use keybrake_proto::secret::Secret;
 use keybrake_proto::time::Day;
@@ -134,13 +135,15 @@ fn given_credential(vendor: &config::Vendor) -> anyhow::Result<Option<Secret>> {
 fn open_keys(store: &Store) -> anyhow::Result<Arc<[Arc<KeyEntry>]>> {
     let mut spend: HashMap<_, _> = store.spend()?.into_iter().collect();
     let entry = |record: crate::registry::KeyRecord| {
-        let word = match spend.remove(&record.id) {
+        let opening = match spend.remove(&record.id) {
             Some(spend) => {
-                Word { closed: false, day: spend.day, held: Micros::ZERO, committed: spend.committed }
+                let word =
+                    Word { closed: false, day: spend.day, held: Micros::ZERO, committed: spend.committed };
+                Opening { word, lifetime: spend.committed, requests: 0 }
             }
-            None => Word::open(Day::default()),
+            None => Opening::new(Day::default()),
         };
-        Arc::new(KeyEntry::new(record, word))
+        Arc::new(KeyEntry::new(record, opening))
     };
     Ok(store.keys()?.into_iter().map(entry).collect())
 }

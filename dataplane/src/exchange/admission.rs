@@ -10,7 +10,6 @@ use keybrake_proto::form;
 use keybrake_proto::http1::{BodyFraming, Method, encode};
 use keybrake_proto::json;
 use keybrake_proto::key;
-use keybrake_proto::ledger::Refusal;
 use keybrake_proto::policy::Permit;
 use keybrake_proto::route::{Route, route};
 use ring::digest;
@@ -135,13 +134,8 @@ pub(super) fn admit(
         return Err(Deny::Unauthorized);
     }
     let quote = trace.quote.amount;
-    let hold = Hold::reserve(entry, &shard.doubts, now.day(), quote).map_err(|refusal| match refusal {
-        Refusal::Closed => Deny::Unauthorized,
-        Refusal::OverCap { left, day } => {
-            let cap = entry.account.cap().unwrap_or(keybrake_proto::money::Micros::MAX);
-            Deny::OverCap { quote, left, cap, day }
-        }
-    })?;
+    let hold = Hold::reserve(entry, &shard.doubts, now.day(), quote)
+        .map_err(|refusal| Deny::by_ledger(refusal, entry.record.id, quote))?;
     match shard.journal.intent(entry.record.id, hold.day(), quote) {
         Ok(intent) => trace.intent = Some(intent),
         Err(_) => {
