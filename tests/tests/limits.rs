@@ -101,13 +101,15 @@ fn a_request_counts_once_it_was_sent_whatever_came_of_it() {
     let dir = tempfile::tempdir().unwrap();
     let stand_in = StandIn::start(dir.path());
     let keybrake = Setup::new(stand_in.url()).start();
-    let rules = ["GET /v1/balance", "GET /v1/charges/*"];
+    let rules = ["GET /v1/balance", "GET /v1/charges/*", "POST /v1/charges"];
     let key = keybrake.issue(&rules, &json!({"daily_request_budget": 3}));
     let read = |path: &str| get(keybrake.proxy(), path, &key.text);
+    assert_eq!(read("/stripe/v1/customers").status, 403, "denied, so not sent");
     assert_eq!(read("/stripe/v1/balance").status, 200);
-    assert_eq!(pay(&keybrake, &key).status, 403, "denied, so not sent");
     assert_eq!(read("/stripe/v1/charges/ch_none").status, 404, "the vendor's answer");
-    assert_eq!(read("/stripe/v1/balance").status, 200);
+    let mut client = Client::connect(keybrake.proxy());
+    client.send(form_post("/stripe/v1/charges", &key.text, "amount=1000&currency=usd"));
+    assert_eq!(client.reply().status, 400, "the vendor's refusal, which releases the money");
     let reply = read("/stripe/v1/balance");
     if is_near_midnight() {
         return;

@@ -15,7 +15,8 @@ use super::*;
 const CAP: u64 = 10;
 const CAP_MICROS: Micros = Micros::new(CAP).unwrap();
 
-/// A word that checks, at each swap, that it is not over its cap: no charge here is above its quote.
+/// A word that checks each swap: it is not over its cap, since no charge here is above its quote, and
+/// once it is closed it stays so and holds nothing more.
 struct Modeled(loom::sync::Mutex<u128>);
 
 impl Cell for Modeled {
@@ -34,6 +35,8 @@ impl Cell for Modeled {
         if *bits != current {
             return Err(*bits);
         }
+        let before = Word::unpack(current);
+        assert!(!before.closed || word.closed && word.held <= before.held, "{before:?}, then {word:?}");
         *bits = new;
         Ok(current)
     }

@@ -125,6 +125,39 @@ fn a_cap_above_makes_prices_a_must() {
     assert!(!account(b'a', Limits { requests: Some(1), ..Limits::default() }, None).has_usd_cap());
 }
 
+/// A cell that counts.
+struct Counted {
+    word: AtomicU128,
+    swaps: AtomicU64,
+}
+
+impl Cell for Counted {
+    fn new(bits: u128) -> Counted {
+        Counted { word: AtomicU128::new(bits), swaps: AtomicU64::new(0) }
+    }
+
+    fn load(&self) -> u128 {
+        Cell::load(&self.word)
+    }
+
+    fn compare_exchange(&self, current: u128, new: u128) -> Result<u128, u128> {
+        self.swaps.fetch_add(1, Relaxed);
+        self.word.compare_exchange(current, new, Ordering::AcqRel, Ordering::Acquire)
+    }
+}
+
+#[test]
+fn a_key_without_further_limits_takes_one_swap_to_reserve_and_one_to_settle() {
+    let key = KeyId::from_bytes(&[b'a'; 16]).unwrap();
+    let account = Account::<Counted>::new(key, Opening::new(day(1)), daily(10), None);
+    account.reserve(day(2), usd(1)).unwrap();
+    assert_eq!(account.daily.swaps.load(Relaxed), 1);
+    account.settle(day(3), usd(1), usd(1), Sent::Yes, |_, _| ());
+    assert_eq!(account.daily.swaps.load(Relaxed), 2);
+    account.reserve(day(3), usd(10)).unwrap_err();
+    assert_eq!(account.daily.swaps.load(Relaxed), 2, "a refusal writes nothing");
+}
+
 #[test]
 fn an_account_is_alone_on_its_cache_lines() {
     assert_eq!(align_of::<Account>(), 128);
