@@ -115,7 +115,7 @@ async fn deliver(
             shard.metrics.above_quote.add(u64::from(is_above));
             (hold.settle(today, charge), Outcome::Forwarded)
         }
-        // It was sent, and counts as a request.
+        // It was sent, so it counts as a request.
         End::Release => (hold.settle(today, Micros::ZERO), Outcome::Forwarded),
         End::InDoubt => (hold.doubt(today), Outcome::Unknown),
     };

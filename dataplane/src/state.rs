@@ -9,6 +9,7 @@ use anyhow::{Context as _, bail};
 use keybrake_proto::config::{self, Config};
 use keybrake_proto::key::KeyId;
 use keybrake_proto::ledger::Word;
+use keybrake_proto::ledger::chain;
 use keybrake_proto::secret::Secret;
 
 use crate::journal::Recovered;
@@ -141,9 +142,15 @@ fn open_keys(store: &Store, books: &Books) -> anyhow::Result<Arc<[Arc<KeyEntry>]
     let mut openings: HashMap<KeyId, Opening> = books.openings();
     let entry = |record: crate::registry::KeyRecord| {
         let Opening { spend, in_doubt } = openings.remove(&record.id).unwrap_or_default();
-        let committed = spend.settled.saturating_add(in_doubt);
-        let word = Word { closed: false, day: spend.day, held: in_doubt, committed };
-        Arc::new(KeyEntry::new(record, word, in_doubt))
+        let word = Word {
+            closed: false,
+            day: spend.day,
+            held: in_doubt,
+            committed: spend.settled.saturating_add(in_doubt),
+        };
+        let lifetime = spend.lifetime.saturating_add(in_doubt);
+        let opening = chain::Opening { word, lifetime, requests: spend.requests };
+        Arc::new(KeyEntry::new(record, opening, in_doubt))
     };
     Ok(store.keys()?.into_iter().map(entry).collect())
 }

@@ -136,9 +136,19 @@ pub struct KeyView {
     /// The part of it whose outcome is not known yet.
     #[serde(with = "usd")]
     pub held_usd: Micros,
-    /// What is left of the cap today.
+    /// The most in its whole life.
+    #[serde(with = "usd::option")]
+    pub total_usd_cap: Option<Micros>,
+    /// Settled + held + in doubt since it was made; only counted for a key with such a cap.
+    #[serde(with = "usd::option")]
+    pub total_committed_usd: Option<Micros>,
+    /// What may still be committed today: what is left of the caps, the smaller one counts.
     #[serde(with = "usd::option")]
     pub remaining_usd: Option<Micros>,
+    /// The most requests per UTC day.
+    pub daily_request_budget: Option<u32>,
+    /// Requests that were sent today, or are about to be; only counted for a key with such a budget.
+    pub requests_today: Option<u64>,
     /// When the daily window resets.
     pub resets_at: String,
     /// When it was made.

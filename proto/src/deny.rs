@@ -8,6 +8,8 @@ use std::fmt;
 
 use serde::Serialize;
 
+use crate::key::KeyId;
+use crate::ledger::chain::{Limit, Over, Refusal};
 use crate::money::Micros;
 use crate::time::{Day, UnixMicros};
 
@@ -40,6 +42,28 @@ pub enum Deny {
         cap: Micros,
         /// The UTC day that is full.
         day: Day,
+        /// The key above this one whose cap it is; `None` for the key's own.
+        above: Option<KeyId>,
+    },
+    /// The quote does not fit under a cap for life. No time brings it back.
+    OverTotal {
+        /// What the call would cost at most.
+        quote: Micros,
+        /// Cap less committed.
+        left: Micros,
+        /// The cap.
+        cap: Micros,
+        /// As in [`Deny::OverCap`].
+        above: Option<KeyId>,
+    },
+    /// The day's requests are used up.
+    OverRequests {
+        /// Requests per UTC day.
+        budget: u64,
+        /// The UTC day that is full.
+        day: Day,
+        /// As in [`Deny::OverCap`].
+        above: Option<KeyId>,
     },
     /// The request can be read in more than one way, or not at all.
     Malformed {
@@ -80,13 +104,26 @@ pub struct Denial {
 }
 
 impl Deny {
+    /// What a key's agent is told when the ledger refuses its call of `quote`.
+    pub fn by_ledger(refusal: Refusal, key: KeyId, quote: Micros) -> Deny {
+        let Refusal::Over(Over { key: whose, limit, cap, left, day }) = refusal else {
+            return Deny::Unauthorized;
+        };
+        let above = (whose != key).then_some(whose);
+        match limit {
+            Limit::Daily => Deny::OverCap { quote, left, cap, day, above },
+            Limit::Lifetime => Deny::OverTotal { quote, left, cap, above },
+            Limit::Requests => Deny::OverRequests { budget: cap.as_u64(), day, above },
+        }
+    }
+
     /// The HTTP status.
     pub fn status(&self) -> u16 {
         match self {
             Deny::Unauthorized => 401,
             Deny::Endpoint { .. } | Deny::Vendor | Deny::Account | Deny::Unpriced(_) | Deny::Currency => 403,
             Deny::NotFound => 404,
-            Deny::OverCap { .. } => 429,
+            Deny::OverCap { .. } | Deny::OverTotal { .. } | Deny::OverRequests { .. } => 429,
             Deny::Malformed { status, .. } => *status,
             Deny::VendorUnreachable | Deny::VendorBroken => 502,
             Deny::AuditUnavailable | Deny::Draining | Deny::AdminUnavailable => 503,
@@ -104,6 +141,8 @@ impl Deny {
             Deny::Unpriced(_) => "unpriced",
             Deny::Currency => "currency_not_allowed",
             Deny::OverCap { .. } => "daily_cap_exceeded",
+            Deny::OverTotal { .. } => "total_cap_exceeded",
+            Deny::OverRequests { .. } => "request_budget_exceeded",
             Deny::Malformed { .. } => "malformed_request",
             Deny::NotFound => "not_found",
             Deny::AuditUnavailable => "audit_unavailable",
@@ -118,7 +157,9 @@ impl Deny {
     /// The refusal as it goes out at `now`. `allowed` lists the key's rules where one matched.
     pub fn denial(&self, now: UnixMicros, allowed: &str) -> Denial {
         let retry_after_s = match self {
-            Deny::OverCap { day, .. } => Some(now.seconds_until(day.end()).max(1)),
+            Deny::OverCap { day, .. } | Deny::OverRequests { day, .. } => {
+                Some(now.seconds_until(day.end()).max(1))
+            }
             Deny::AuditUnavailable | Deny::Draining | Deny::AdminUnavailable => Some(1),
             Deny::Unauthorized
             | Deny::Endpoint { .. }
@@ -126,6 +167,7 @@ impl Deny {
             | Deny::Account
             | Deny::Unpriced(_)
             | Deny::Currency
+            | Deny::OverTotal { .. }
             | Deny::Malformed { .. }
             | Deny::NotFound
             | Deny::VendorUnreachable
@@ -140,6 +182,15 @@ impl Deny {
             // rule Q25: false on 400-429. A 5xx with an Idempotency-Key may be retried: the vendor replays.
             never_retry: (400..=429).contains(&self.status()),
         }
+    }
+}
+
+/// Whose limit, where it is not the key's own.
+struct Above(Option<KeyId>);
+
+impl fmt::Display for Above {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.map_or(Ok(()), |key| write!(f, " of {key}, a key above this one,"))
     }
 }
 
@@ -170,10 +221,23 @@ impl fmt::Display for Explained<'_> {
             Deny::Currency => f.write_str(
                 "keybrake: this key has a spend cap in USD, and there is no rate for the currency of this call.",
             ),
-            Deny::OverCap { quote, left, cap, day } => write!(
+            Deny::OverCap { quote, left, cap, day, above } => write!(
                 f,
-                "keybrake: daily cap reached: this call may cost ${quote}, ${left} of ${cap} is left today. The cap \
+                "keybrake: daily cap{} reached: this call may cost ${quote}, ${left} of ${cap} is left today. The cap \
                  resets {}.",
+                Above(*above),
+                day.end()
+            ),
+            Deny::OverTotal { quote, left, cap, above } => write!(
+                f,
+                "keybrake: total cap{} reached: this call may cost ${quote}, ${left} of ${cap} is left. The cap is for \
+                 the key's whole life and does not reset; ask the operator for a new key.",
+                Above(*above)
+            ),
+            Deny::OverRequests { budget, day, above } => write!(
+                f,
+                "keybrake: daily request budget{} used up: 0 of {budget} requests are left today. It resets {}.",
+                Above(*above),
                 day.end()
             ),
             Deny::Malformed { problem, .. } => write!(f, "keybrake: malformed request: {problem}."),
@@ -253,9 +317,54 @@ struct ErrorBody<'a> {
 mod tests {
     use super::*;
 
+    const KEY: &[u8] = b"0123456789abcdef";
+    const PARENT: &[u8] = b"fedcba9876543210";
+
+    fn usd(usd: u64) -> Micros {
+        Micros::new(usd * 1_000_000).unwrap()
+    }
+
+    /// A call of $10 that does not fit under a limit of 50, of which 3 are left.
+    fn over(limit: Limit, whose: &[u8]) -> Deny {
+        let (key, whose) = (KeyId::from_bytes(KEY).unwrap(), KeyId::from_bytes(whose).unwrap());
+        let cap = if limit == Limit::Requests { Micros::new(50).unwrap() } else { usd(50) };
+        let over = Over { key: whose, limit, cap, left: usd(3), day: Day::new(20_778) };
+        Deny::by_ledger(Refusal::Over(over), key, usd(10))
+    }
+
     fn over_cap() -> Deny {
-        let usd = |usd: u64| Micros::new(usd * 1_000_000).unwrap();
-        Deny::OverCap { quote: usd(10), left: usd(3), cap: usd(50), day: Day::new(20_778) }
+        over(Limit::Daily, KEY)
+    }
+
+    #[test]
+    fn q9_a_spent_lifetime_cap_is_a_429_without_retry_after() {
+        let denial = over(Limit::Lifetime, KEY).denial(UnixMicros(0), "");
+        assert_eq!((denial.status, denial.code, denial.retry_after_s), (429, "total_cap_exceeded", None));
+        assert!(denial.message.contains("$3.00 of $50.00"), "{}", denial.message);
+        assert!(denial.message.contains("does not reset"), "{}", denial.message);
+        assert!(denial.never_retry);
+    }
+
+    #[test]
+    fn a_used_up_request_budget_says_what_is_left_and_when_it_resets() {
+        let now = UnixMicros::parse_rfc3339("2026-11-21T23:00:00.5Z").unwrap();
+        let denial = over(Limit::Requests, KEY).denial(now, "");
+        let expected = (429, "request_budget_exceeded", Some(3600));
+        assert_eq!((denial.status, denial.code, denial.retry_after_s), expected);
+        assert!(denial.message.contains("0 of 50 requests"), "{}", denial.message);
+        assert!(denial.message.contains("resets 2026-11-22T00:00:00Z"), "{}", denial.message);
+    }
+
+    #[test]
+    fn a_denial_names_the_key_above_whose_limit_it_is() {
+        for limit in [Limit::Daily, Limit::Lifetime, Limit::Requests] {
+            let message = |whose| over(limit, whose).denial(UnixMicros(0), "").message;
+            let above = message(PARENT);
+            assert!(above.contains(" of vk_fedcba9876543210, a key above this one,"), "{above}");
+            assert!(!message(KEY).contains("above"), "{}", message(KEY));
+        }
+        let closed = Deny::by_ledger(Refusal::Closed, KeyId::from_bytes(KEY).unwrap(), usd(1));
+        assert_eq!(closed, Deny::Unauthorized);
     }
 
     #[test]
@@ -290,6 +399,8 @@ mod tests {
             Deny::Unpriced(""),
             Deny::Currency,
             over_cap(),
+            over(Limit::Lifetime, KEY),
+            over(Limit::Requests, KEY),
         ];
         for deny in decisions {
             assert!(matches!(deny.status(), 401 | 403 | 429), "{deny:?}");

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use crossbeam_channel::{Receiver, bounded};
 use keybrake_proto::control::{KeyStatus, KeyView, LIST_KEYS_MAX, Reply, Revoked};
 use keybrake_proto::key::{self, KeyDigest, KeyId};
-use keybrake_proto::ledger::Word;
+use keybrake_proto::ledger::chain::Opening;
 use keybrake_proto::money::Micros;
 use keybrake_proto::policy::KeySpec;
 use keybrake_proto::time::UnixMicros;
@@ -131,7 +131,7 @@ impl Control {
                 );
             }
         }
-        let entry = Arc::new(KeyEntry::new(record, Word::open(now.day()), Micros::ZERO));
+        let entry = Arc::new(KeyEntry::new(record, Opening::new(now.day()), Micros::ZERO));
         self.keys.insert(Arc::clone(&entry));
         let acks = self.post_all(|ack| Message::Add { entry: Arc::clone(&entry), ack });
         if self.wait_all(&acks, after(Instant::now(), WAIT)).is_none() {
@@ -191,9 +191,11 @@ fn view(entry: &KeyEntry, now: UnixMicros) -> KeyView {
     let policy = &record.policy;
     let word = entry.account.word();
     let today = word.on(now.day());
+    let total_committed = entry.account.total_committed();
+    let total_left = policy.total_usd_cap.zip(total_committed).map(|(cap, total)| cap.saturating_sub(total));
     let status = match entry.revoked_at() {
         Some(_) => KeyStatus::Revoked,
-        None if word.closed || policy.has_expired(now) => KeyStatus::Expired,
+        None if entry.account.is_closed() || policy.has_expired(now) => KeyStatus::Expired,
         None => KeyStatus::Active,
     };
     KeyView {
@@ -206,13 +208,22 @@ fn view(entry: &KeyEntry, now: UnixMicros) -> KeyView {
         daily_usd_cap: policy.daily_usd_cap,
         committed_usd: today.committed,
         held_usd: today.held,
-        remaining_usd: word.left(now.day(), policy.daily_usd_cap),
+        total_usd_cap: policy.total_usd_cap,
+        total_committed_usd: total_committed,
+        remaining_usd: lesser(word.left(now.day(), policy.daily_usd_cap), total_left),
+        daily_request_budget: policy.daily_request_budget,
+        requests_today: entry.account.requests(now.day()),
         resets_at: today.day.end().to_string(),
         created_at: record.created_at.to_string(),
         expires_at: policy.expires_at.map(|at| at.to_string()),
         revoked_at: entry.revoked_at().map(|at| at.to_string()),
         metadata: record.metadata.clone(),
     }
+}
+
+/// The smaller of two amounts that may be absent.
+fn lesser(one: Option<Micros>, other: Option<Micros>) -> Option<Micros> {
+    one.into_iter().chain(other).min()
 }
 
 fn no_such_key() -> Reply {

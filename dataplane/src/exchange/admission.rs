@@ -10,7 +10,6 @@ use keybrake_proto::form;
 use keybrake_proto::http1::{BodyFraming, Method, encode};
 use keybrake_proto::json;
 use keybrake_proto::key;
-use keybrake_proto::ledger::Refusal;
 use keybrake_proto::policy::Permit;
 use keybrake_proto::route::{Route, route};
 use ring::digest;
@@ -135,15 +134,9 @@ pub(super) fn admit(
         return Err(Deny::Unauthorized);
     }
     let quote = trace.quote.amount;
-    let mut hold =
-        Hold::reserve(entry, &shard.journal, now.day(), quote).map_err(|refusal| match refusal {
-            Refusal::Closed => Deny::Unauthorized,
-            Refusal::OverCap { left, day } => {
-                let cap = entry.account.cap().unwrap_or(keybrake_proto::money::Micros::MAX);
-                Deny::OverCap { quote, left, cap, day }
-            }
-        })?;
-    let intent = shard.journal.intent(vec![entry.record.id], hold.day(), quote, &trace.intent(agent));
+    let mut hold = Hold::reserve(entry, &shard.journal, now.day(), quote)
+        .map_err(|refusal| Deny::by_ledger(refusal, entry.record.id, quote))?;
+    let intent = shard.journal.intent(entry.account.keys(), hold.day(), quote, &trace.intent(agent));
     match intent {
         Ok(intent) => {
             hold.recorded(intent);

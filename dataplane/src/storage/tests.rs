@@ -56,6 +56,8 @@ fn key_record(number: u8, revoked_at: Option<UnixMicros>) -> KeyRecord {
             vendor: "stripe".to_owned(),
             allowed_endpoints: vec!["POST /v1/charges".parse().unwrap()],
             daily_usd_cap: Some("150.5".parse().unwrap()),
+            total_usd_cap: None,
+            daily_request_budget: None,
             expires_at: None,
         },
         label: Some("billing".to_owned()),
