@@ -218,7 +218,7 @@ fn help_has_examples() {
     assert!(output.status.success());
     for word in [
         "Examples:",
-        "tok_hang",
+        "pm_card_hang",
         "/__ledger",
         "--outcome",
         "--ledger-fsync",
