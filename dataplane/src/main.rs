@@ -13,6 +13,7 @@
 #![cfg_attr(test, allow(clippy::arithmetic_side_effects, reason = "a test that overflows has failed"))]
 
 mod account;
+mod clock;
 mod connection;
 mod control;
 mod deadline;

@@ -69,7 +69,7 @@ pub(super) fn recognize(
         return Err(Deny::Unauthorized);
     };
     trace.recognized(&entry);
-    if !entry.is_open(shard.now()) {
+    if !entry.is_open(shard.clock.expiry(shard.now())) {
         return Err(Deny::Unauthorized);
     }
     let full_path = head.path(input);
@@ -131,11 +131,14 @@ pub(super) fn admit(
         return Err(Deny::AuditUnavailable);
     }
     let now = shard.now();
-    if !entry.is_open(now) {
+    if !entry.is_open(shard.clock.expiry(now)) {
         return Err(Deny::Unauthorized);
     }
     let quote = trace.quote.amount;
-    let hold = Hold::reserve(entry, &shard.doubts, now.day(), quote).map_err(|refusal| match refusal {
+    // Reads go on whatever the clock says: they open no window (rule Q10).
+    let is_free = quote == keybrake_proto::money::Micros::ZERO;
+    let today = if is_free { shard.today() } else { shard.clock.today(now).map_err(Deny::Clock)? };
+    let hold = Hold::reserve(entry, &shard.doubts, today, quote).map_err(|refusal| match refusal {
         Refusal::Closed => Deny::Unauthorized,
         Refusal::OverCap { left, day } => {
             let cap = entry.account.cap().unwrap_or(keybrake_proto::money::Micros::MAX);
@@ -145,7 +148,7 @@ pub(super) fn admit(
     match shard.journal.intent(entry.record.id, hold.day(), quote) {
         Ok(intent) => trace.intent = Some(intent),
         Err(_) => {
-            hold.release(now.day());
+            hold.release(today);
             return Err(Deny::AuditUnavailable);
         }
     }
