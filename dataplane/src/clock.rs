@@ -145,7 +145,10 @@ impl Clock {
 
     /// What the guard sees, for operators.
     pub(crate) fn view(&self) -> ClockView {
-        self.view_of(&self.keeper().guard, read_both())
+        let mut keeper = self.keeper();
+        let now = read_both();
+        self.tell(&mut keeper, now);
+        self.view_of(&keeper.guard, now)
     }
 
     /// An operator says that the wall clock is right: it is the new anchor, once that is on disk.

@@ -319,7 +319,7 @@ mod tests {
         let behind = objection(Doubt::Back, "2026-11-21T23:10:00Z", "2026-11-22T00:10:00Z");
         check(behind, 60, &["60 min 0 s behind where it should be", "2026-11-22T00:10:00Z was expected"]);
         let between = objection(Doubt::BetweenMidnights, "2026-11-22T00:00:30Z", "2026-11-21T23:59:50.5Z");
-        check(between, 10, &["39 s ahead of where it should be", "2026-11-21 is over by one of both clocks"]);
+        check(between, 10, &["40 s ahead of where it should be", "2026-11-21 is over by one of both clocks"]);
         let unrecorded = objection(Doubt::NotRecorded, "2026-11-22T00:00:30Z", "2026-11-22T00:00:30Z");
         check(unrecorded, 1, &["not on disk yet"]);
     }

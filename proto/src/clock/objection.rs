@@ -70,7 +70,7 @@ pub struct Deviation(pub i64);
 impl fmt::Display for Deviation {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let us = self.0.unsigned_abs();
-        let seconds = us / 1_000_000;
+        let seconds = us.saturating_add(500_000) / 1_000_000;
         match seconds {
             0 => write!(f, "{us} us")?,
             1..120 => write!(f, "{seconds} s")?,

@@ -323,6 +323,7 @@ fn deviations_are_in_words() {
     check(-7_500_000_000, "2 h 5 min behind");
     check(61_000_000, "61 s ahead of");
     check(12, "12 us ahead of");
+    check(172_799_999_998, "2 d 0 h ahead of");
 }
 
 /// What happens to a machine, one after the other.
