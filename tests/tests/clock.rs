@@ -314,6 +314,30 @@ fn q2_m9_calls_in_flight_at_midnight_count_on_both_days_and_the_day_rolls_by_its
 }
 
 #[test]
+fn i4_a_day_that_cannot_be_recorded_does_not_begin_and_does_when_the_disk_takes_it() {
+    let mut scene = Scene::start(NOON);
+    let key = scene.issue(50);
+    scene.go_near_midnight();
+    let day = scene.clock().day;
+    assert_eq!(scene.pay(&key, 50), paid_well());
+    // A directory stands where the new record is written.
+    let in_the_way = scene.keybrake.data().join("clock.new");
+    std::fs::create_dir(&in_the_way).unwrap();
+    scene.assert_before_midnight();
+    let reply = scene.keybrake.control().ask(&Request::ConfirmClock);
+    let Reply::Refused(refusal) = reply else { panic!("{reply:?}") };
+    assert_eq!((refusal.status, refusal.code.as_str()), (503, "storage_unavailable"));
+    scene.eventually(ClockState::Suspended, Some("not_recorded"));
+    assert_eq!((scene.pay(&key, 1), scene.read(&key)), (refused(503, "clock"), 200));
+    assert_eq!(scene.clock().day, day);
+    let failures = |stderr: &str| stderr.matches("until it is, no new day begins").count();
+    assert_eq!(failures(&scene.stderr()), 1, "it is said once: {}", scene.stderr());
+    std::fs::remove_dir(&in_the_way).unwrap();
+    eventually("the new day to begin", || (scene.pay(&key, 50) == paid_well()).then_some(()));
+    assert_eq!(scene.clock().state, ClockState::Ok);
+}
+
+#[test]
 fn q10_between_two_midnights_money_waits_and_goes_on_by_itself() {
     let mut scene = Scene::start(NOON);
     let key = scene.issue(50);
@@ -381,7 +405,7 @@ fn m10_across_boots_only_a_clock_that_went_back_seals() {
 #[test]
 fn i5_without_its_record_or_with_a_damaged_one_a_start_has_no_more_headroom() {
     let mut scene = Scene::start(NOON);
-    let key = scene.issue(50);
+    let (key, _unused) = (scene.issue(50), scene.issue(50));
     assert_eq!(scene.pay(&key, 50), paid_well());
     let whole = |scene: &Scene| std::fs::read(scene.record_file()).unwrap();
     let damages: [Damage; 5] = [
