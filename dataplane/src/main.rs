@@ -14,6 +14,7 @@
 
 mod account;
 mod check;
+mod clock;
 mod connection;
 mod control;
 mod deadline;

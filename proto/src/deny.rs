@@ -8,6 +8,7 @@ use std::fmt;
 
 use serde::Serialize;
 
+use crate::clock::Objection;
 use crate::key::KeyId;
 use crate::ledger::chain::{Limit, Over, Refusal};
 use crate::money::Micros;
@@ -76,6 +77,8 @@ pub enum Deny {
     NotFound,
     /// The audit cannot be written, so nothing is forwarded.
     AuditUnavailable,
+    /// The system clock was stepped, so that it is not known which day money counts on (rule M10).
+    Clock(Objection),
     /// The process is stopping.
     Draining,
     /// The vendor could not be reached: nothing was sent.
@@ -126,7 +129,7 @@ impl Deny {
             Deny::OverCap { .. } | Deny::OverTotal { .. } | Deny::OverRequests { .. } => 429,
             Deny::Malformed { status, .. } => *status,
             Deny::VendorUnreachable | Deny::VendorBroken => 502,
-            Deny::AuditUnavailable | Deny::Draining | Deny::AdminUnavailable => 503,
+            Deny::AuditUnavailable | Deny::Clock(_) | Deny::Draining | Deny::AdminUnavailable => 503,
             Deny::VendorTimeout => 504,
         }
     }
@@ -146,6 +149,7 @@ impl Deny {
             Deny::Malformed { .. } => "malformed_request",
             Deny::NotFound => "not_found",
             Deny::AuditUnavailable => "audit_unavailable",
+            Deny::Clock(_) => "clock",
             Deny::Draining => "draining",
             Deny::VendorUnreachable => "vendor_unreachable",
             Deny::VendorBroken => "vendor_broken",
@@ -160,6 +164,7 @@ impl Deny {
             Deny::OverCap { day, .. } | Deny::OverRequests { day, .. } => {
                 Some(now.seconds_until(day.end()).max(1))
             }
+            Deny::Clock(objection) => Some(objection.retry_after_s()),
             Deny::AuditUnavailable | Deny::Draining | Deny::AdminUnavailable => Some(1),
             Deny::Unauthorized
             | Deny::Endpoint { .. }
@@ -247,6 +252,7 @@ impl fmt::Display for Explained<'_> {
             Deny::AuditUnavailable => f.write_str(
                 "keybrake: the audit cannot be written, so nothing is forwarded. Nothing was sent to the vendor.",
             ),
+            Deny::Clock(objection) => write!(f, "keybrake: {objection}. Nothing was sent to the vendor."),
             Deny::Draining => f.write_str("keybrake: stopping. Nothing was sent to the vendor; try again."),
             Deny::VendorUnreachable => {
                 f.write_str("keybrake: the vendor could not be reached. Nothing was sent; the amount is free again.")
@@ -316,6 +322,7 @@ struct ErrorBody<'a> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::clock::Doubt;
 
     const KEY: &[u8] = b"0123456789abcdef";
     const PARENT: &[u8] = b"fedcba9876543210";
@@ -387,6 +394,43 @@ mod tests {
         assert_eq!(body["name"], "daily_quota_exceeded");
         assert_eq!(body["status"], 429);
         assert_eq!(body["error"]["message"], body["message"]);
+    }
+
+    #[test]
+    fn m10_a_stepped_clock_says_what_was_seen_since_when_and_what_to_do() {
+        let at = |text: &str| UnixMicros::parse_rfc3339(text).unwrap();
+        let objection = |doubt, wall: &str, expected: &str| Objection {
+            doubt,
+            wall: at(wall),
+            expected: at(expected),
+            day: Day::new(20_778),
+            since: at("2026-11-21T23:00:00Z"),
+        };
+        let check = |objection: Objection, retry_after_s: u64, words: &[&str]| {
+            let denial = Deny::Clock(objection).denial(at("2026-11-21T23:00:00Z"), "");
+            assert_eq!((denial.status, denial.code, denial.never_retry), (503, "clock", false));
+            assert_eq!(denial.retry_after_s, Some(retry_after_s), "{}", denial.message);
+            for words in words {
+                assert!(denial.message.contains(words), "{words}: {}", denial.message);
+            }
+        };
+        let ahead = objection(Doubt::Forward, "2026-11-23T23:10:00Z", "2026-11-21T23:10:00Z");
+        check(
+            ahead,
+            60,
+            &[
+                "since 2026-11-21T23:00:00Z",
+                "2 d 0 h ahead of",
+                "2026-11-23T23:10:00Z",
+                "keybrake clock confirm",
+            ],
+        );
+        let behind = objection(Doubt::Back, "2026-11-21T23:10:00Z", "2026-11-22T00:10:00Z");
+        check(behind, 60, &["60 min 0 s behind where it should be", "2026-11-22T00:10:00Z was expected"]);
+        let between = objection(Doubt::BetweenMidnights, "2026-11-22T00:00:30Z", "2026-11-21T23:59:50.5Z");
+        check(between, 10, &["40 s ahead of where it should be", "2026-11-21 is over by one of both clocks"]);
+        let unrecorded = objection(Doubt::NotRecorded, "2026-11-22T00:00:30Z", "2026-11-22T00:00:30Z");
+        check(unrecorded, 1, &["not on disk yet"]);
     }
 
     #[test]

@@ -249,8 +249,11 @@ fn answer(revoked: Revoked) -> Response {
 fn unexpected(reply: Reply) -> ApiError {
     match reply {
         Reply::Refused(refused) => refused.into(),
-        Reply::Status(_) | Reply::Issued { .. } | Reply::Keys { .. } | Reply::Key(_) | Reply::Revoked(_) => {
-            ControlError::Unexpected.into()
-        }
+        Reply::Status(_)
+        | Reply::Issued { .. }
+        | Reply::Keys { .. }
+        | Reply::Key(_)
+        | Reply::Revoked(_)
+        | Reply::Clock(_) => ControlError::Unexpected.into(),
     }
 }

@@ -343,6 +343,21 @@ fn health_and_metrics_show_both_processes() {
 }
 
 #[test]
+fn m10_a_stepped_clock_is_shown_and_confirmed_and_readiness_stays() {
+    let server = Server::start(Some(Behavior::ClockStepped));
+    let clock = server.get("/clock").json();
+    assert_eq!((&clock["state"], &clock["why"]), (&json!("suspended"), &json!("step_forward")));
+    assert_eq!(clock["deviation_us"], json!(172_800_000_000_u64));
+    let health = server.get("/healthz").json();
+    assert_eq!((&health["status"], &health["dataplane"]["clock"]), (&json!("degraded"), &clock));
+    assert_eq!(server.get("/readyz").status, 200, "reads go on");
+    assert_eq!(server.post("/clock/confirm", "").json()["state"], "ok");
+    let server = Server::start(None);
+    server.get("/clock").refused(503, "dataplane_unavailable");
+    server.post("/clock/confirm", "").refused(503, "dataplane_unavailable");
+}
+
+#[test]
 fn the_audit_is_paged_filtered_and_written_in_three_formats() {
     let server = Server::start(None);
     let primary = server.store();
