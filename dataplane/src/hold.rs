@@ -149,6 +149,7 @@ mod tests {
             agent_run_label: None,
             metadata: Default::default(),
             created_at: UnixMicros(0),
+            parent: None,
             revoked_at: None,
         };
         Arc::new(KeyEntry::new(record, Word::open(Day::new(1))))

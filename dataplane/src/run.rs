@@ -2,6 +2,7 @@
 
 use std::io;
 use std::net::{SocketAddr, TcpListener};
+use std::os::unix::net::UnixListener;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
@@ -10,18 +11,20 @@ use anyhow::{Context as _, anyhow};
 use crossbeam_channel::{Receiver, Sender, bounded, select};
 use keybrake_proto::config::Config;
 use ring::rand::{SecureRandom as _, SystemRandom};
-use signal_hook::consts::{SIGINT, SIGTERM};
+use signal_hook::consts::{SIGCONT, SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 use socket2::{Domain, Protocol, Socket, Type};
 
 use crate::control::{self, Control};
+use crate::lease::Lease;
 use crate::mailbox::Mailbox;
 use crate::metrics::Metrics;
+use crate::registry::KeyEntry;
 use crate::resolve::Resolver;
 use crate::rt::Kernel;
 use crate::shard::{Common, Message};
 use crate::state::{self, State};
-use crate::storage::{self, StorageHandle};
+use crate::storage::{self, StorageHandle, Store};
 use crate::worker::Worker;
 
 /// Connections the kernel holds for a listener before it is accepted.
@@ -73,12 +76,11 @@ impl Running {
             workers => workers,
         };
         let State { store, master, vendors, keys } = state::open(&config)?;
+        let (control_listener, all_keys) = open_control(&config, &store, &keys)?;
         let listeners = bind(config.proxy.listen, workers)
             .with_context(|| format!("proxy.listen {} cannot be used", config.proxy.listen))?;
         let proxy_listen = listeners.first().map_or(Ok(config.proxy.listen), TcpListener::local_addr)?;
-        let socket = config.data.control_socket();
-        let control_listener = control::bind(&socket)
-            .with_context(|| format!("control socket {} cannot be used", socket.display()))?;
+        let lease = lease()?;
         // The thread is waited for by `flush_and_stop`, which also reports.
         let (storage, _thread) = storage::start(store)?;
         let common = Arc::new(Common {
@@ -87,6 +89,7 @@ impl Running {
             digester: master.digester(),
             resolver: Resolver::start().context("the resolver thread does not start")?,
             storage: storage.clone(),
+            lease: lease.clone(),
         });
         let (ended_sender, ended) = bounded(workers);
         let mut control = Control {
@@ -94,12 +97,14 @@ impl Running {
             metrics: Vec::new(),
             storage: storage.clone(),
             digester: master.digester(),
+            lease,
             vendors: config.vendor_names(),
             proxy_listen: proxy_listen.to_string(),
             kernel,
             started,
             draining: AtomicBool::new(false),
-            keys: control::Keys::new(&keys),
+            keys: all_keys,
+            figures: control::Figures::default(),
         };
         for (index, listener) in listeners.into_iter().enumerate() {
             let metrics = Arc::new(Metrics::default());
@@ -186,6 +191,29 @@ impl Running {
         }
         true
     }
+}
+
+/// The control socket and the table of keys. Orders to revoke have a place from here on, and those from
+/// before are in force before agents connect (rule Q22).
+fn open_control(
+    config: &Config,
+    store: &Store,
+    keys: &[Arc<KeyEntry>],
+) -> anyhow::Result<(UnixListener, control::Keys)> {
+    let socket = config.data.control_socket();
+    let listener = control::bind(&socket)
+        .with_context(|| format!("control socket {} cannot be used", socket.display()))?;
+    let keys = control::Keys::new(keys);
+    control::carry_out(&config.data, store, &keys)?;
+    Ok((listener, keys))
+}
+
+/// A lease that also SIGCONT voids: it tells stops that are too short to be seen in its age.
+fn lease() -> anyhow::Result<Lease> {
+    let lease = Lease::new();
+    let registered = signal_hook::flag::register_usize(SIGCONT, lease.cell(), Lease::voided());
+    registered.context("SIGCONT cannot be handled")?;
+    Ok(lease)
 }
 
 /// One listening socket a worker, all on one address; the kernel spreads connections over them.

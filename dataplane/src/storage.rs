@@ -46,6 +46,15 @@ impl Store {
         self.read_all(Family::Keys, format::decode_key)
     }
 
+    /// Stores `records` over those with their ids, all or none; on disk when it returns.
+    pub(crate) fn put_keys(&self, records: &[KeyRecord]) -> Result<(), StoreError> {
+        let mut batch = Batch::default();
+        for record in records {
+            batch.put(Family::Keys, record.id.as_bytes(), &format::encode_key(record)?);
+        }
+        self.write(&batch, Wal::Synced)
+    }
+
     /// What every key has committed, on the last day it committed anything.
     pub(crate) fn spend(&self) -> Result<Vec<(KeyId, Spend)>, StoreError> {
         self.read_all(Family::Spend, format::decode_spend)

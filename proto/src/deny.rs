@@ -62,6 +62,8 @@ pub enum Deny {
     VendorTimeout,
     /// The admin process does not answer.
     AdminUnavailable,
+    /// The control thread does not look at its orders, so the key may be revoked without anybody knowing.
+    ControlUnavailable,
 }
 
 /// A refusal as it goes out.
@@ -89,7 +91,9 @@ impl Deny {
             Deny::OverCap { .. } => 429,
             Deny::Malformed { status, .. } => *status,
             Deny::VendorUnreachable | Deny::VendorBroken => 502,
-            Deny::AuditUnavailable | Deny::Draining | Deny::AdminUnavailable => 503,
+            Deny::AuditUnavailable | Deny::Draining | Deny::AdminUnavailable | Deny::ControlUnavailable => {
+                503
+            }
             Deny::VendorTimeout => 504,
         }
     }
@@ -112,6 +116,7 @@ impl Deny {
             Deny::VendorBroken => "vendor_broken",
             Deny::VendorTimeout => "vendor_timeout",
             Deny::AdminUnavailable => "admin_unavailable",
+            Deny::ControlUnavailable => "control_unavailable",
         }
     }
 
@@ -119,7 +124,9 @@ impl Deny {
     pub fn denial(&self, now: UnixMicros, allowed: &str) -> Denial {
         let retry_after_s = match self {
             Deny::OverCap { day, .. } => Some(now.seconds_until(day.end()).max(1)),
-            Deny::AuditUnavailable | Deny::Draining | Deny::AdminUnavailable => Some(1),
+            Deny::AuditUnavailable | Deny::Draining | Deny::AdminUnavailable | Deny::ControlUnavailable => {
+                Some(1)
+            }
             Deny::Unauthorized
             | Deny::Endpoint { .. }
             | Deny::Vendor
@@ -197,6 +204,10 @@ impl fmt::Display for Explained<'_> {
             Deny::AdminUnavailable => {
                 f.write_str("keybrake: the admin process does not answer; start it with `keybrake admin`.")
             }
+            Deny::ControlUnavailable => f.write_str(
+                "keybrake: orders to revoke are not being read, so this key may be revoked. Nothing was sent to the \
+                 vendor; try again.",
+            ),
         }
     }
 }

@@ -3,7 +3,8 @@
 use std::path::Path;
 
 use keybrake_proto::control::{
-    self, Counter, FRAME_HEADER_BYTES, KeyStatus, KeyView, Refused, Reply, Request, Revoked, Status,
+    self, Counter, FRAME_HEADER_BYTES, KeyStatus, KeyView, Refused, Reply, Request, Revoke, Revoked,
+    Selector, Status,
 };
 use keybrake_proto::key::{self, KeyId};
 use keybrake_proto::money::Micros;
@@ -102,16 +103,23 @@ fn answer(request: Request, behavior: Behavior) -> Reply {
         Request::ListKeys { after: None, .. } => Reply::Keys { keys: vec![view()], more: true },
         Request::ShowKey(id) if id == Id::get() => Reply::Key(Box::new(view())),
         Request::SelfKey { vault_key: sent } if sent == vault_key => Reply::Key(Box::new(view())),
-        Request::RevokeKey(id) if id == Id::get() => Reply::Revoked(Revoked {
-            id,
-            revoked_at: UnixMicros::from_seconds(1_795_305_600),
-            acknowledged: behavior != Behavior::NotAcknowledged,
-            durable: behavior != Behavior::NotDurable,
-            closed_us: 42,
-            acknowledged_us: 310,
-            at_vendor: 1,
-        }),
-        Request::ShowKey(_) | Request::SelfKey { .. } | Request::RevokeKey(_) => Reply::Refused(Refused {
+        Request::Revoke(Revoke { of, cut }) if of == Selector::Ids(vec![Id::get()]) => {
+            Reply::Revoked(Box::new(Revoked {
+                revoked: 1,
+                already_revoked: 0,
+                ids: vec![Id::get()],
+                unknown_ids: Vec::new(),
+                revoked_at: UnixMicros::from_seconds(1_795_305_600),
+                acknowledged: behavior != Behavior::NotAcknowledged,
+                late_workers: if behavior == Behavior::NotAcknowledged { vec![1] } else { Vec::new() },
+                durable: behavior != Behavior::NotDurable,
+                closed_us: 42,
+                acknowledged_us: 310,
+                at_vendor: 1,
+                cut: u64::from(cut),
+            }))
+        }
+        Request::ShowKey(_) | Request::SelfKey { .. } | Request::Revoke(_) => Reply::Refused(Refused {
             status: 404,
             code: "no_such_key".to_owned(),
             field: None,

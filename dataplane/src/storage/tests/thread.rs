@@ -28,7 +28,7 @@ fn start_scripted(directory: &Directory, limits: Limits) -> (StorageHandle, Join
 
 fn put(handle: &StorageHandle, record: &KeyRecord) -> Receiver<Result<(), StoreError>> {
     let (answer, answers) = bounded(1);
-    handle.put_key(record, move |result| answer.send(result).unwrap());
+    handle.put_keys(std::slice::from_ref(record), move |result| answer.send(result).unwrap());
     answers
 }
 
