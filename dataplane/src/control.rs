@@ -12,6 +12,7 @@ mod spool;
 
 use std::fs::{self, Permissions};
 use std::io;
+use std::os::fd::OwnedFd;
 use std::os::unix::fs::PermissionsExt as _;
 use std::os::unix::net::UnixListener;
 use std::path::Path;
@@ -21,6 +22,7 @@ use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, bounded};
 use keybrake_proto::control::{Counter, Refused, Reply, Request, Status};
+use socket2::{Domain, SockAddr, Socket, Type};
 
 use crate::in_flight::InForce;
 use crate::lease::Lease;
@@ -72,9 +74,11 @@ pub(crate) fn bind(path: &Path) -> io::Result<UnixListener> {
         Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
         Ok(()) | Err(_) => {}
     }
-    let listener = UnixListener::bind(path)?;
+    let socket = Socket::new(Domain::UNIX, Type::STREAM, None)?;
+    socket.bind(&SockAddr::unix(path)?)?;
     fs::set_permissions(path, Permissions::from_mode(0o600))?;
-    Ok(listener)
+    socket.listen(front::BACKLOG)?;
+    Ok(OwnedFd::from(socket).into())
 }
 
 /// A refusal in the words of an HTTP answer.

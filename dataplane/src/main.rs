@@ -90,8 +90,8 @@ enum Command {
 
 /// Which keys; exactly one way to say so.
 #[derive(Args)]
-#[group(id = "keys", required = true, multiple = false, args = ["ids", "label", "run", "subtree", "vendor", "all"])]
-struct RevokeArguments {
+#[group(required = true, multiple = false)]
+struct Which {
     /// Keys by id, such as vk_0123456789abcdef.
     ids: Vec<KeyId>,
     /// All keys with this label.
@@ -109,6 +109,13 @@ struct RevokeArguments {
     /// Every key; asks first on a terminal.
     #[arg(long)]
     all: bool,
+}
+
+/// A revoke.
+#[derive(Args)]
+struct RevokeArguments {
+    #[command(flatten)]
+    which: Which,
     /// Do not ask before `--all`.
     #[arg(long)]
     yes: bool,
@@ -166,13 +173,14 @@ fn read_config(path: &Path) -> Result<Config, String> {
 }
 
 fn revoke(config: &Config, arguments: RevokeArguments) -> ExitCode {
-    if arguments.all && !arguments.yes && !is_confirmed() {
+    let RevokeArguments { which, yes, cut } = arguments;
+    if which.all && !yes && !is_confirmed() {
         return fail(
             "nothing was revoked; to revoke every key without being asked give --yes",
             EXIT_CANNOT_START,
         );
     }
-    let RevokeArguments { ids, label, run, subtree, vendor, all, yes: _, cut } = arguments;
+    let Which { ids, label, run, subtree, vendor, all } = which;
     let ids = (!ids.is_empty()).then_some(ids);
     let spec =
         RevokeSpec { ids, label, agent_run_label: run, subtree, vendor, all: all.then_some(true), cut };

@@ -17,8 +17,8 @@ use crate::revoke::{self, Answer};
 
 /// Which keys; exactly one way to say so.
 #[derive(Debug, Args)]
-#[group(id = "keys", required = true, multiple = false, args = ["ids", "label", "run", "subtree", "vendor", "all"])]
-pub(super) struct RevokeArguments {
+#[group(required = true, multiple = false)]
+struct Which {
     /// Keys by id.
     ids: Vec<KeyId>,
     /// All keys with this label.
@@ -36,6 +36,13 @@ pub(super) struct RevokeArguments {
     /// Every key; asks first on a terminal.
     #[arg(long)]
     all: bool,
+}
+
+/// A revoke.
+#[derive(Debug, Args)]
+pub(super) struct RevokeArguments {
+    #[command(flatten)]
+    which: Which,
     /// Do not ask before `--all`.
     #[arg(long)]
     yes: bool,
@@ -49,12 +56,12 @@ pub(super) struct RevokeArguments {
 impl RevokeArguments {
     fn spec(&self) -> RevokeSpec {
         RevokeSpec {
-            ids: (!self.ids.is_empty()).then(|| self.ids.clone()),
-            label: self.label.clone(),
-            agent_run_label: self.run.clone(),
-            subtree: self.subtree,
-            vendor: self.vendor.clone(),
-            all: self.all.then_some(true),
+            ids: (!self.which.ids.is_empty()).then(|| self.which.ids.clone()),
+            label: self.which.label.clone(),
+            agent_run_label: self.which.run.clone(),
+            subtree: self.which.subtree,
+            vendor: self.which.vendor.clone(),
+            all: self.which.all.then_some(true),
             cut: self.cut,
         }
     }
@@ -62,7 +69,7 @@ impl RevokeArguments {
 
 /// Carries out `keybrake revoke`.
 pub(super) fn run(invocation: &Invocation<'_>, arguments: &RevokeArguments) -> Result<ExitCode, Failure> {
-    if arguments.all && !arguments.yes {
+    if arguments.which.all && !arguments.yes {
         confirm()?;
     }
     let spec = arguments.spec();

@@ -24,6 +24,9 @@ use crate::mailbox::Mailbox;
 /// Connections at a time; the admin process needs one a request.
 const PEERS_MAX: usize = 64;
 
+/// Connections the kernel holds before they are accepted.
+pub(super) const BACKLOG: i32 = 128;
+
 /// How long a peer may be silent or not read.
 const PEER_TIMEOUT: Duration = Duration::from_secs(60);
 
@@ -96,9 +99,10 @@ impl Drop for Counted {
 
 /// A request that was read, with its accounts closed where it is to revoke.
 enum Work {
+    /// Shards and disk are waited for.
     Finish(Closing),
-    Answer(Request, Instant),
-    Refuse(Reply),
+    Answer(Box<Request>),
+    Reply(Reply),
 }
 
 impl Front {
@@ -145,7 +149,9 @@ impl Front {
 
     /// Accepts and reads whoever waits. `false` where one had to be left, with whatever it ordered.
     fn accept_all(&mut self, arrived: Instant) -> bool {
-        loop {
+        // More cannot have waited when this turn looked, and they come in their order: a flood of later
+        // ones holds nobody back.
+        for _ in 0..=BACKLOG {
             match self.listener.accept() {
                 Ok((stream, _)) => self.welcome(stream, arrived),
                 Err(error) if error.kind() == ErrorKind::WouldBlock => return true,
@@ -154,13 +160,21 @@ impl Front {
                 Err(_) => return false,
             }
         }
+        true
     }
 
     fn welcome(&mut self, mut stream: UnixStream, arrived: Instant) {
         if stream.set_nonblocking(true).is_err() {
             return;
         }
-        if self.count.load(Ordering::Relaxed) >= PEERS_MAX {
+        if self.is_full() {
+            // Some may have ended without a turn of their own yet.
+            for mut peer in std::mem::take(&mut self.peers) {
+                peer.read();
+                self.serve(peer, arrived);
+            }
+        }
+        if self.is_full() {
             let busy = refused(503, "too_many_peers", None, "too many control connections; try again");
             // Small enough for the socket's buffer.
             drop(control::encode(&busy).map(|frame| stream.write_all(&frame)));
@@ -174,41 +188,70 @@ impl Front {
         self.serve(peer, arrived);
     }
 
-    /// Takes the next request of `peer`, where it is there.
+    fn is_full(&self) -> bool {
+        self.count.load(Ordering::Relaxed) >= PEERS_MAX
+    }
+
+    /// Serves the requests of `peer` that are there, up to one that takes longer.
     fn serve(&mut self, mut peer: Peer, arrived: Instant) {
-        let work = match peer.take_frame() {
-            Ok(None) if peer.has_ended => return,
-            Ok(None) => return self.peers.push(peer),
-            Ok(Some(body)) => match control::decode(&body) {
-                Ok(Request::Revoke(order)) => match self.control.close(&order, arrived) {
-                    Ok(closing) => Work::Finish(closing),
-                    Err(refusal) => Work::Refuse(refusal),
-                },
-                Ok(request) => Work::Answer(request, arrived),
-                Err(error) => Work::Refuse(refused(400, "malformed_frame", None, error.to_string())),
-            },
-            Err(error) => {
+        loop {
+            let work = match peer.take_frame() {
+                Ok(None) if peer.has_ended => return,
+                Ok(None) => return self.peers.push(peer),
+                Ok(Some(body)) => self.begin(&body, arrived),
                 // Where the next frame begins is not known.
-                drop(answer(&mut peer.stream, &refused(400, "malformed_frame", None, error.to_string())));
-                return;
-            }
-        };
-        let (control, returned) = (Arc::clone(&self.control), self.returned.clone());
-        let finish = move || {
-            let reply = match work {
-                Work::Finish(closing) => control.finish(closing),
-                Work::Answer(request, arrived) => control.answer(request, arrived),
-                Work::Refuse(reply) => reply,
-            };
-            match answer(&mut peer.stream, &reply) {
-                Ok(()) => {
-                    peer.since = Instant::now();
-                    returned.post(peer);
+                Err(error) => {
+                    peer.has_ended = true;
+                    peer.input.clear();
+                    Work::Reply(refused(400, "malformed_frame", None, error.to_string()))
                 }
-                // Whoever asked has given up.
-                Err(error) if error.kind() == ErrorKind::BrokenPipe => {}
-                Err(error) => eprintln!("keybrake-dataplane: control: {error}"),
+            };
+            match work {
+                Work::Reply(reply) => {
+                    // It fits the socket's buffer, unless the peer does not read.
+                    let Ok(frame) = control::encode(&reply) else { return };
+                    if peer.stream.write_all(&frame).is_err() {
+                        return;
+                    }
+                    peer.since = arrived;
+                }
+                Work::Finish(closing) => {
+                    return self.hand_over(peer, move |control| control.finish(closing));
+                }
+                Work::Answer(request) => {
+                    return self.hand_over(peer, move |control| control.answer(*request, arrived));
+                }
             }
+        }
+    }
+
+    /// Does what cannot wait.
+    fn begin(&self, body: &[u8], arrived: Instant) -> Work {
+        match control::decode(body) {
+            Ok(Request::Revoke(order)) => match self.control.close(&order, arrived) {
+                Ok(closing) => Work::Finish(closing),
+                Err(refusal) => Work::Reply(refusal),
+            },
+            // Microseconds, which is less than a thread takes; and agents can ask for these.
+            Ok(request @ (Request::ShowKey(_) | Request::SelfKey { .. })) => {
+                Work::Reply(self.control.answer(request, arrived))
+            }
+            Ok(request) => Work::Answer(Box::new(request)),
+            Err(error) => Work::Reply(refused(400, "malformed_frame", None, error.to_string())),
+        }
+    }
+
+    /// Has a thread of its own make the reply, write it, and hand the peer back.
+    fn hand_over(&self, mut peer: Peer, reply: impl FnOnce(&Control) -> Reply + Send + 'static) {
+        let (control, returned) = (Arc::clone(&self.control), self.returned.clone());
+        let finish = move || match answer(&mut peer.stream, &reply(&control)) {
+            Ok(()) => {
+                peer.since = Instant::now();
+                returned.post(peer);
+            }
+            // Whoever asked has given up.
+            Err(error) if error.kind() == ErrorKind::BrokenPipe => {}
+            Err(error) => eprintln!("keybrake-dataplane: control: {error}"),
         };
         // A thread that does not start drops the closure and with it the peer, which then has no answer.
         thread::Builder::new().name("control-peer".to_owned()).spawn(finish).ok();
