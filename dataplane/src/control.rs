@@ -168,3 +168,6 @@ impl Control {
         gathered
     }
 }
+
+#[cfg(test)]
+mod tests;
