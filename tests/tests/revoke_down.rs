@@ -15,7 +15,7 @@ use std::time::Duration;
 
 use keybrake_proto::control::{KeyStatus, Reply, Request, Revoke, SPOOL_NAME, Selector};
 use keybrake_tests::{
-    Client, Issued, Keybrake, Process, Setup, Vendor, eventually, form_post, get, key_id, paid, read_reply,
+    Client, Issued, Keybrake, Setup, Vendor, eventually, form_post, get, key_id, paid, read_reply,
 };
 use serde_json::json;
 
@@ -195,20 +195,9 @@ fn q22_an_order_that_meets_a_dataplane_while_it_starts_is_carried_out() {
     for round in 0..ROUNDS {
         let key = issue(&keybrake, &format!("round {round}"));
         keybrake.dataplane().kill_9();
-        let mut process = Process::start("dataplane", &keybrake.out(), &mut keybrake.dataplane_command());
-        let output = keybrake
-            .dataplane_command()
-            .args(["revoke", "--label", &format!("round {round}")])
-            .output()
-            .unwrap();
-        let proxy = keybrake.proxy();
-        process.wait_until("ready", |_| {
-            std::net::TcpStream::connect(proxy)
-                .is_ok()
-                .then(|| get(proxy, "/readyz", "").status == 200)?
-                .then_some(())
-        });
-        keybrake.dataplane = Some(process);
+        keybrake.begin_dataplane();
+        let output = own(&keybrake, &format!("round {round}"));
+        keybrake.await_dataplane();
         assert!(matches!(code(&output), 0 | 3), "round {round}: {output:?}");
         assert_eq!(keybrake.key(&key.id).status, KeyStatus::Revoked, "round {round}: {output:?}");
         assert_eq!(spool(&keybrake), Vec::<PathBuf>::new(), "round {round}: {output:?}");
