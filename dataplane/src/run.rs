@@ -204,7 +204,7 @@ fn open_control(
     let listener = control::bind(&socket)
         .with_context(|| format!("control socket {} cannot be used", socket.display()))?;
     let keys = control::Keys::new(keys);
-    control::carry_out(&config.data, store, &keys)?;
+    control::carry_out(&listener, &config.data, store, &keys)?;
     Ok((listener, keys))
 }
 

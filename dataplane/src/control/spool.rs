@@ -5,6 +5,7 @@
 use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io::{self, ErrorKind, Write as _};
 use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
+use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, bail};
@@ -61,9 +62,14 @@ fn sync_dir(dir: &Path) -> io::Result<()> {
     File::open(dir)?.sync_all()
 }
 
-/// Carries out every recorded order and then removes it. Nothing may listen yet, but the control socket
-/// must: whoever records an order looks for it once more afterwards.
-pub(crate) fn carry_out(data: &Data, store: &Store, keys: &Keys) -> anyhow::Result<()> {
+/// Carries out every recorded order and then removes it. No agent may connect yet. The control socket must
+/// listen: whoever records an order looks for it once more afterwards, so none falls between.
+pub(crate) fn carry_out(
+    _listens: &UnixListener,
+    data: &Data,
+    store: &Store,
+    keys: &Keys,
+) -> anyhow::Result<()> {
     let dir = data.revoke_spool();
     let orders = read_all(&dir).with_context(|| format!("revoke spool {}", dir.display()))?;
     if orders.is_empty() {
