@@ -117,6 +117,28 @@ impl Process {
         eventually(&what, || self.ended());
     }
 
+    /// Stops it where it is, until [`Process::go_on`]. When this returns no thread of it runs.
+    ///
+    /// # Panics
+    /// When it does not stop.
+    #[cfg(target_os = "linux")]
+    pub fn freeze(&mut self) {
+        self.signal(libc::SIGSTOP);
+        let tasks = format!("/proc/{}/task", self.pid());
+        let is_stopped = |task: std::io::Result<std::fs::DirEntry>| {
+            let stat = std::fs::read_to_string(task.unwrap().path().join("stat")).unwrap_or_default();
+            // Behind the name in parentheses.
+            stat.rsplit_once(") ").is_some_and(|(_, rest)| rest.starts_with('T'))
+        };
+        let what = format!("{} to stop", self.name);
+        eventually(&what, || std::fs::read_dir(&tasks).unwrap().all(is_stopped).then_some(()));
+    }
+
+    /// Lets it go on after [`Process::freeze`].
+    pub fn go_on(&mut self) {
+        self.signal(libc::SIGCONT);
+    }
+
     fn signal(&mut self, signal: i32) {
         if self.ended().is_some() {
             return;
@@ -144,6 +166,7 @@ impl Drop for Process {
     fn drop(&mut self) {
         if self.ended().is_none() {
             self.terminate();
+            self.go_on();
             let ended = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
                 within(TERM_LIMIT, "the end of a child", || self.ended())
             }));
