@@ -29,15 +29,15 @@ impl Control {
     /// When no dataplane answers.
     #[must_use]
     pub fn ask(&self, request: &Request) -> Reply {
-        let mut stream =
-            UnixStream::connect(&self.0).unwrap_or_else(|error| panic!("{}: {error}", self.0.display()));
-        stream.set_read_timeout(Some(Duration::from_secs(30))).unwrap();
-        stream.write_all(&control::encode(request).unwrap()).unwrap();
-        let mut header = [0; control::FRAME_HEADER_BYTES];
-        stream.read_exact(&mut header).unwrap();
-        let mut body = vec![0; control::body_bytes(header).unwrap()];
-        stream.read_exact(&mut body).unwrap();
-        control::decode(&body).unwrap()
+        self.try_ask(request).unwrap_or_else(|error| panic!("{}: {error}", self.0.display()))
+    }
+
+    /// Asks a dataplane that may be gone, or go at any time.
+    ///
+    /// # Errors
+    /// When none answers.
+    pub(crate) fn try_ask(&self, request: &Request) -> std::io::Result<Reply> {
+        Question::ask(&self.0, request)?.answer(Duration::from_secs(30))
     }
 
     /// How the dataplane is.
@@ -97,6 +97,29 @@ impl Control {
     }
 }
 
-fn key_id(text: &str) -> KeyId {
+/// A request that was sent and whose reply was not read yet.
+#[derive(Debug)]
+pub(crate) struct Question(UnixStream);
+
+impl Question {
+    /// Sends a request.
+    pub(crate) fn ask(socket: &std::path::Path, request: &Request) -> std::io::Result<Question> {
+        let mut stream = UnixStream::connect(socket)?;
+        stream.write_all(&control::encode(request).map_err(std::io::Error::other)?)?;
+        Ok(Question(stream))
+    }
+
+    /// Waits so long for the reply; nothing of it may have come when the time is over.
+    pub(crate) fn answer(&mut self, limit: Duration) -> std::io::Result<Reply> {
+        self.0.set_read_timeout(Some(limit))?;
+        let mut header = [0; control::FRAME_HEADER_BYTES];
+        self.0.read_exact(&mut header)?;
+        let mut body = vec![0; control::body_bytes(header).map_err(std::io::Error::other)?];
+        self.0.read_exact(&mut body)?;
+        control::decode(&body).map_err(std::io::Error::other)
+    }
+}
+
+pub(crate) fn key_id(text: &str) -> KeyId {
     text.parse().unwrap_or_else(|_| panic!("{text} is no key id"))
 }

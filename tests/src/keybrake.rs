@@ -1,5 +1,7 @@
 //! keybrake itself: a data directory of its own, a dataplane, and an admin process where one is asked for.
 
+mod torture;
+
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -11,7 +13,7 @@ use tempfile::TempDir;
 use crate::control::Control;
 use crate::http::{self, Reply};
 use crate::port::Port;
-use crate::process::{Process, binary};
+use crate::process::Process;
 use crate::wait::eventually;
 
 /// The vendor credential of the tests: localstripe takes any key that begins with `sk_`.
@@ -33,6 +35,7 @@ pub struct Setup {
     secret: Option<String>,
     admin: bool,
     in_memory: bool,
+    torture: torture::Extras,
 }
 
 impl Setup {
@@ -49,6 +52,7 @@ impl Setup {
             secret: Some(SECRET.to_owned()),
             admin: false,
             in_memory: false,
+            torture: torture::Extras::default(),
         }
     }
 
@@ -96,7 +100,7 @@ impl Setup {
     pub fn prepare(self) -> Keybrake {
         let memory = Path::new("/dev/shm");
         let parent = if self.in_memory && memory.is_dir() { memory.to_owned() } else { std::env::temp_dir() };
-        let dir = tempfile::Builder::new().prefix("keybrake-test-").tempdir_in(parent).unwrap();
+        let dir = self.torture.dir(parent);
         std::fs::create_dir(dir.path().join("out")).unwrap();
         let keybrake = Keybrake {
             dataplane: None,
@@ -161,7 +165,7 @@ impl Keybrake {
     /// The data directory.
     #[must_use]
     pub fn data(&self) -> PathBuf {
-        self.dir().join("data")
+        self.setup.torture.data.clone().unwrap_or_else(|| self.dir().join("data"))
     }
 
     /// The configuration file.
@@ -176,11 +180,12 @@ impl Keybrake {
         let Setup { vendor, workers, proxy_lines, vendor_lines, .. } = &self.setup;
         format!(
             "[proxy]\nlisten = \"{}\"\nworkers = {workers}\n{proxy_lines}\n[admin]\nlisten = \"{}\"\n\n\
-             [data]\ndir = \"{}\"\n\n\
+             [data]\ndir = \"{}\"\n{}\n\
              [[vendor]]\nname = \"stripe\"\nbase_url = \"{vendor}\"\ncredential_env = \"{SECRET_VARIABLE}\"\n{vendor_lines}",
             self.proxy(),
             self.admin_address(),
-            self.data().display()
+            self.data().display(),
+            self.setup.torture.config
         )
     }
 
@@ -232,7 +237,7 @@ impl Keybrake {
     }
 
     fn command(&self, name: &str) -> Command {
-        let mut command = Command::new(binary(name));
+        let mut command = Command::new(self.setup.torture.binary(name));
         for (variable, _) in std::env::vars_os() {
             if variable.to_string_lossy().starts_with("KEYBRAKE_") {
                 command.env_remove(variable);
@@ -242,6 +247,7 @@ impl Keybrake {
         if let Some(secret) = &self.setup.secret {
             command.env(SECRET_VARIABLE, secret);
         }
+        self.setup.torture.apply(name, &mut command);
         command
     }
 

@@ -117,12 +117,66 @@ impl Process {
         eventually(&what, || self.ended());
     }
 
+    /// Stops every thread of it where it stands, as SIGSTOP does; answers once none runs any more, so that none
+    /// is inside a write either.
+    ///
+    /// # Panics
+    /// When they do not stop.
+    #[cfg(target_os = "linux")]
+    pub fn freeze(&mut self) {
+        self.signal(libc::SIGSTOP);
+        let pid = self.pid();
+        let what = format!("{} to stand still", self.name);
+        eventually(&what, || task_states(pid).iter().all(|state| *state == 'T').then_some(()));
+    }
+
+    /// Lets it go on after [`Process::freeze`].
+    #[cfg(target_os = "linux")]
+    pub fn thaw(&mut self) {
+        self.signal(libc::SIGCONT);
+    }
+
+    /// Whether it has ended, without taking note of its end: its process id stays its own.
+    #[cfg(target_os = "linux")]
+    #[must_use]
+    pub fn is_dead(&self) -> bool {
+        self.status.is_some() || task_states(self.pid()).iter().all(|state| matches!(state, 'Z' | 'X'))
+    }
+
     fn signal(&mut self, signal: i32) {
         if self.ended().is_some() {
             return;
         }
         // The child was not waited for, so its id is still its own.
         send(self.child.id(), signal);
+    }
+}
+
+/// What each thread of a process does, as the kernel's one letter; empty if there is no such process.
+#[cfg(target_os = "linux")]
+fn task_states(pid: u32) -> Vec<char> {
+    let Ok(tasks) = std::fs::read_dir(format!("/proc/{pid}/task")) else { return Vec::new() };
+    let state = |task: std::fs::DirEntry| {
+        let stat = std::fs::read_to_string(task.path().join("stat")).ok()?;
+        // The command's name stands in parentheses and may hold anything.
+        stat.rsplit_once(") ")?.1.chars().next()
+    };
+    tasks.flatten().filter_map(state).collect()
+}
+
+/// Makes a child end when the thread that starts it ends, also if that is killed: nothing stays behind.
+#[cfg(target_os = "linux")]
+pub(crate) fn tie(command: &mut Command) {
+    use std::os::unix::process::CommandExt as _;
+    // SAFETY: between fork and exec only the one system call is made, which takes no pointers.
+    unsafe {
+        command.pre_exec(|| {
+            // SAFETY: as above.
+            match libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL) {
+                0 => Ok(()),
+                _ => Err(std::io::Error::last_os_error()),
+            }
+        });
     }
 }
 
