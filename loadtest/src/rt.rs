@@ -7,14 +7,18 @@
 use std::future::Future;
 use std::io;
 use std::net::SocketAddr;
+use std::os::fd::AsRawFd;
 use std::os::unix::net::UnixStream as StdUnixStream;
 use std::time::Duration;
 
 use anyhow::Context;
 use monoio::buf::IoBufMut;
 use monoio::io::{AsyncReadRent, AsyncWriteRentExt};
-use monoio::net::{ListenerOpts, TcpListener, TcpStream, UnixStream};
+use monoio::net::{TcpListener, TcpStream, UnixStream};
 use signal_hook::consts::{SIGINT, SIGTERM};
+use socket2::{Domain, Protocol, Socket, Type};
+
+use crate::arrival::{self, Arrival, Clock};
 
 /// Connections the kernel completes before they are accepted: a load run opens thousands at once.
 const BACKLOG: i32 = 4_096;
@@ -58,45 +62,97 @@ pub(crate) async fn sleep(duration: Duration) {
 }
 
 /// A listening socket.
-pub(crate) struct Listener(TcpListener);
+pub(crate) struct Listener {
+    tcp: TcpListener,
+    stamps: Clock,
+}
 
 impl Listener {
     /// Binds; port 0 picks a free one. Without `SO_REUSEPORT`, so that a taken port is an error.
-    pub(crate) fn bind(address: SocketAddr) -> io::Result<Listener> {
-        let options = ListenerOpts::new().reuse_port(false).reuse_addr(true).backlog(BACKLOG);
-        TcpListener::bind_with_config(address, &options).map(Listener)
+    ///
+    /// Where the kernel has no stamps, the process's are taken.
+    pub(crate) fn bind(address: SocketAddr, stamps: Clock) -> io::Result<Listener> {
+        let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
+        socket.set_nonblocking(true)?;
+        socket.set_reuse_address(true)?;
+        let mut stamps = stamps;
+        // Asked for before the first connection: what has arrived without a stamp gets none later.
+        if stamps == Clock::Kernel && arrival::ask_for_stamps(&socket).is_err() {
+            stamps = Clock::Process;
+        }
+        socket.bind(&address.into())?;
+        socket.listen(BACKLOG)?;
+        Ok(Listener { tcp: TcpListener::from_std(socket.into())?, stamps })
     }
 
     /// Where it listens.
     pub(crate) fn address(&self) -> io::Result<SocketAddr> {
-        self.0.local_addr()
+        self.tcp.local_addr()
     }
 
     /// The next connection.
     pub(crate) async fn accept(&self) -> io::Result<Stream> {
-        let (stream, _) = self.0.accept().await?;
-        stream.set_nodelay(true)?;
-        Ok(Stream(stream))
+        let (tcp, _) = self.tcp.accept().await?;
+        tcp.set_nodelay(true)?;
+        Ok(Stream { tcp, stamps: self.stamps, arrival: Arrival::now() })
     }
 }
 
 /// One connection; dropping it closes it.
-pub(crate) struct Stream(TcpStream);
+pub(crate) struct Stream {
+    tcp: TcpStream,
+    stamps: Clock,
+    arrival: Arrival,
+}
 
 impl Stream {
+    /// When the bytes of the last read arrived.
+    pub(crate) fn arrival(&self) -> Arrival {
+        self.arrival
+    }
+
     /// Appends what has arrived to `buf`; 0 is the peer's end.
     pub(crate) async fn read_more(&mut self, buf: &mut Vec<u8>) -> io::Result<usize> {
-        let mut owned = std::mem::take(buf);
-        owned.reserve(READ_BYTES_MIN);
-        let filled = owned.len();
-        let (result, slice) = self.0.read(owned.slice_mut(filled..)).await;
-        *buf = slice.into_inner();
-        result
+        match self.stamps {
+            Clock::Kernel => self.read_stamped(buf).await,
+            Clock::Process => {
+                let mut owned = std::mem::take(buf);
+                owned.reserve(READ_BYTES_MIN);
+                let filled = owned.len();
+                let (result, slice) = self.tcp.read(owned.slice_mut(filled..)).await;
+                *buf = slice.into_inner();
+                self.arrival = Arrival::now();
+                result
+            }
+        }
+    }
+
+    /// As [`Stream::read_more`], with the kernel's stamp, which monoio's own reads do not show.
+    async fn read_stamped(&mut self, buf: &mut Vec<u8>) -> io::Result<usize> {
+        let filled = buf.len();
+        // A stamp is that of the last segment read, so a request's first byte is read alone.
+        let room = if filled == 0 { 1 } else { READ_BYTES_MIN };
+        loop {
+            // The readiness that epoll remembers is only forgotten by a strict question.
+            self.tcp.readable(false).await?;
+            buf.resize(filled.saturating_add(room), 0);
+            let received = arrival::receive(self.tcp.as_raw_fd(), buf.get_mut(filled..).unwrap_or_default());
+            let bytes = received.as_ref().map_or(0, |(bytes, _)| *bytes);
+            buf.truncate(filled.saturating_add(bytes));
+            match received {
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                Err(error) => return Err(error),
+                Ok((_, arrival)) => {
+                    self.arrival = arrival;
+                    return Ok(bytes);
+                }
+            }
+        }
     }
 
     /// Writes all of `buf`, in one call unless the kernel takes less.
     pub(crate) async fn write_all(&mut self, buf: &mut Vec<u8>) -> io::Result<()> {
-        let (result, owned) = self.0.write_all(std::mem::take(buf)).await;
+        let (result, owned) = self.tcp.write_all(std::mem::take(buf)).await;
         *buf = owned;
         result.map(|_| ())
     }

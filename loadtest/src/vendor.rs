@@ -3,7 +3,9 @@
 //! They are the judge of a test, so they share no money rule, form reader or ledger with the proxy; only HTTP
 //! framing comes from `proto`, and what it refuses is in the ledger too.
 
-pub(crate) mod ledger;
+pub(crate) mod command;
+mod kill;
+mod ledger;
 pub(crate) mod redact;
-pub(crate) mod server;
-pub(crate) mod stripe;
+mod server;
+mod stripe;

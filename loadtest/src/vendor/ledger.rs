@@ -5,14 +5,15 @@
 
 use std::collections::{BTreeMap, VecDeque};
 use std::fs::File;
-use std::io::{self, Write};
+use std::io::{self, BufRead, BufReader, Write};
 use std::path::Path;
 
 use keybrake_proto::http1::{HeadLimits, Parsed, RequestHead};
-use serde::{Serialize, Serializer};
+use serde::{Deserialize, Serialize, Serializer};
 
 use super::redact;
-use super::stripe::{Answer, Delivery};
+use super::stripe::Answer;
+use crate::arrival::{Arrival, Clock};
 
 /// Bytes of a body that stand in a line.
 const BODY_BYTES_MAX: usize = 2_048;
@@ -21,11 +22,14 @@ const LINES_MAX: usize = 1_000;
 /// Requests that `GET /__headers` shows.
 const HEADS_MAX: usize = 100;
 
+/// What every line begins with.
+const LINE_START: &[u8] = b"{\"seq\":";
+
 /// A request's bytes, as far as they could be read.
 #[derive(Clone, Copy)]
 pub(crate) struct Received<'a> {
-    /// When its head was complete, in microseconds since the epoch.
-    pub(crate) arrival_us: u64,
+    /// When its first byte arrived.
+    pub(crate) arrival: Arrival,
     /// The head as it was parsed; `None` if it could not be.
     pub(crate) head: Option<&'a RequestHead>,
     /// The bytes the head was parsed from.
@@ -41,6 +45,8 @@ pub(crate) struct Ledger {
     file: Option<File>,
     /// Each line reaches the disk before its reply is sent.
     is_durable: bool,
+    /// The last line's number, over all runs that wrote to the file.
+    seq: u64,
     totals: Totals,
     lines: VecDeque<Vec<u8>>,
     heads: VecDeque<SeenHead>,
@@ -60,6 +66,7 @@ struct Totals {
 struct Line<'a> {
     seq: u64,
     arrival_us: u64,
+    arrival_by: Clock,
     method: &'a str,
     path: &'a str,
     query: Option<&'a str>,
@@ -70,7 +77,9 @@ struct Line<'a> {
     accepted: bool,
     accepted_minor: u64,
     replayed: bool,
-    /// The planned status; `null` if the connection is closed without one.
+    /// What was asked for, by the request or by the plan.
+    outcome: Option<&'a str>,
+    /// The planned status; `null` if there is none.
     status: Option<u16>,
     delivery: &'static str,
     request_id: &'a str,
@@ -78,6 +87,12 @@ struct Line<'a> {
     body_bytes: usize,
     body: &'a str,
     headers: Names<'a>,
+}
+
+/// What a later run reads of a line.
+#[derive(Deserialize)]
+struct Numbered {
+    seq: u64,
 }
 
 /// The header names received, in order.
@@ -117,14 +132,16 @@ struct ShownHeads {
 }
 
 impl Ledger {
-    /// A record kept in memory, and appended to `path` if there is one.
+    /// A record kept in memory, and appended to `path` if there is one. Numbers go on where the file ends.
     ///
     /// # Errors
-    /// The file cannot be opened for appending.
+    /// The file cannot be opened for appending, or is no ledger.
     pub(crate) fn open(path: Option<&Path>, is_durable: bool) -> io::Result<Ledger> {
-        let open = |path| File::options().append(true).create(true).open(path);
+        let file =
+            path.map(|path| File::options().read(true).append(true).create(true).open(path)).transpose()?;
         Ok(Ledger {
-            file: path.map(open).transpose()?,
+            seq: file.as_ref().map_or(Ok(0), last_seq)?,
+            file,
             is_durable,
             totals: Totals::default(),
             lines: VecDeque::new(),
@@ -133,16 +150,22 @@ impl Ledger {
         })
     }
 
+    /// The number that the next line will have.
+    pub(crate) fn next_seq(&self) -> u64 {
+        self.seq.saturating_add(1)
+    }
+
     /// Records a request and what it came to. The reply may be sent afterwards, not before.
     ///
     /// # Errors
     /// The line could not be written: the run proves nothing from then on, and must end.
     pub(crate) fn record(&mut self, received: &Received<'_>, answer: &Answer) -> io::Result<()> {
+        self.seq = self.next_seq();
         self.count(received, answer);
-        let mut line =
-            self.lines.pop_front_if(|_| self.totals.requests > LINES_MAX as u64).unwrap_or_default();
+        let is_full = self.lines.len() >= LINES_MAX;
+        let mut line = self.lines.pop_front_if(|_| is_full).unwrap_or_default();
         line.clear();
-        write_line(&mut line, self.totals.requests, received, answer)?;
+        write_line(&mut line, self.seq, received, answer)?;
         if let Some(file) = &mut self.file {
             file.write_all(&line)?;
             if self.is_durable {
@@ -174,7 +197,7 @@ impl Ledger {
         if received.head.is_some() {
             let is_full = self.heads.len() >= HEADS_MAX;
             let mut head = self.heads.pop_front_if(|_| is_full).unwrap_or_default();
-            head.seq = totals.requests;
+            head.seq = self.seq;
             head.is_authorized = entry.authorized;
             head.bytes.clear();
             head.bytes.extend_from_slice(received.head_bytes);
@@ -245,7 +268,7 @@ impl SeenHead {
 }
 
 fn write_line(out: &mut Vec<u8>, seq: u64, received: &Received<'_>, answer: &Answer) -> io::Result<()> {
-    let Received { arrival_us, head, head_bytes, body, malformed } = *received;
+    let Received { arrival, head, head_bytes, body, malformed } = *received;
     let entry = &answer.entry;
     let path = redact::redacted(text(head.map_or(b"", |head| head.path(head_bytes))));
     let query = head.and_then(|head| head.query(head_bytes)).map(|query| redact::redacted(text(query)));
@@ -256,7 +279,8 @@ fn write_line(out: &mut Vec<u8>, seq: u64, received: &Received<'_>, answer: &Ans
     let start = redact::redacted(&start);
     let line = Line {
         seq,
-        arrival_us,
+        arrival_us: arrival.us,
+        arrival_by: arrival.by,
         method: head.map_or("", |head| head.method().as_str()),
         path: &path,
         query: query.as_deref(),
@@ -267,8 +291,9 @@ fn write_line(out: &mut Vec<u8>, seq: u64, received: &Received<'_>, answer: &Ans
         accepted: entry.accepted,
         accepted_minor: entry.committed_minor,
         replayed: answer.original_request.is_some(),
-        status: (answer.delivery != Delivery::CutBefore).then_some(answer.status),
-        delivery: delivery_name(answer.delivery),
+        outcome: entry.outcome,
+        status: answer.delivery.has_answer().then_some(answer.status),
+        delivery: answer.delivery.name(),
         request_id: &answer.request_id,
         malformed,
         body_bytes: body.len(),
@@ -280,14 +305,31 @@ fn write_line(out: &mut Vec<u8>, seq: u64, received: &Received<'_>, answer: &Ans
     Ok(())
 }
 
-fn delivery_name(delivery: Delivery) -> &'static str {
-    match delivery {
-        Delivery::Whole => "whole",
-        Delivery::After(_) => "slow",
-        Delivery::Never => "hang",
-        Delivery::Cut => "cut",
-        Delivery::CutBefore => "cut_before",
+/// The number of a file's last line; 0 if it is empty. A line that was not finished was not answered: it is cut off.
+fn last_seq(file: &File) -> io::Result<u64> {
+    let mut reader = BufReader::new(file);
+    let (mut last, mut line, mut whole_bytes) = (Vec::new(), Vec::new(), 0_u64);
+    while reader.read_until(b'\n', &mut line)? > 0 && line.ends_with(b"\n") {
+        whole_bytes = whole_bytes.saturating_add(line.len() as u64);
+        std::mem::swap(&mut last, &mut line);
+        line.clear();
     }
+    let no_entry =
+        |why: String| io::Error::new(io::ErrorKind::InvalidData, format!("its last line is no entry{why}"));
+    let seq = if last.is_empty() {
+        0
+    } else {
+        serde_json::from_slice::<Numbered>(&last).map_err(|error| no_entry(format!(": {error}")))?.seq
+    };
+    if !line.is_empty() {
+        // Some other file must not lose its end.
+        let is_entry = line.starts_with(LINE_START) || LINE_START.starts_with(&line);
+        if !is_entry {
+            return Err(no_entry(String::new()));
+        }
+        file.set_len(whole_bytes)?;
+    }
+    Ok(seq)
 }
 
 /// Names, paths and queries are ASCII once they are parsed.

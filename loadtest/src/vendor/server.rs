@@ -6,13 +6,15 @@ use std::cell::RefCell;
 use std::io;
 use std::net::SocketAddr;
 use std::rc::Rc;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
 use anyhow::Context;
 use keybrake_proto::http1::{BodyDecoder, BodyFraming, HeadLimits, Method, Parsed, RequestHead, encode};
 
+use super::kill::{Killer, Point};
 use super::ledger::{Ledger, Received};
 use super::stripe::{self, Answer, Delivery, State};
+use crate::arrival::{Arrival, Clock};
 use crate::rt;
 
 /// The longest body that is taken; Stripe's own requests are far shorter.
@@ -29,10 +31,26 @@ pub(crate) struct Server {
     pub(crate) state: State,
     /// Its record.
     pub(crate) ledger: Ledger,
+    /// Its way to kill the proxy.
+    pub(crate) killer: Option<Killer>,
     /// How late every reply is.
     pub(crate) latency: Duration,
+    /// How long a request hangs; as long as its caller waits, if that is not said.
+    pub(crate) hang: Option<Duration>,
     /// How long a reply's body is at least: shorter ones are padded with blanks, which JSON allows.
     pub(crate) reply_bytes_min: usize,
+}
+
+/// Where a stand-in listens, and what it says about that.
+pub(crate) struct Listen {
+    /// The vendor's name.
+    pub(crate) name: &'static str,
+    /// Where; port 0 picks a free one.
+    pub(crate) address: SocketAddr,
+    /// Whose clock stamps what arrives.
+    pub(crate) stamps: Clock,
+    /// What anything random is drawn from.
+    pub(crate) seed: Option<u64>,
 }
 
 type Shared = Rc<RefCell<Server>>;
@@ -41,22 +59,24 @@ type Shared = Rc<RefCell<Server>>;
 ///
 /// # Errors
 /// The address cannot be listened on, the signals cannot be taken, or the ledger cannot be synced.
-pub(crate) async fn serve(name: &str, address: SocketAddr, server: Server) -> anyhow::Result<()> {
+pub(crate) async fn serve(listen: Listen, server: Server) -> anyhow::Result<()> {
     let stop =
         rt::StopSignals::register().context("cannot wait for signals; raise the limit of open files")?;
-    let listener = rt::Listener::bind(address).map_err(|error| bind_fault(address, &error))?;
-    let bound = listener.address()?;
-    announce(name, bound).context("cannot write to stdout; keep it open")?;
+    let Listen { name, address, stamps, seed } = listen;
+    let listener = rt::Listener::bind(address, stamps).map_err(|error| bind_fault(address, &error))?;
+    announce(name, listener.address()?, seed).context("cannot write to stdout; keep it open")?;
     let shared = Rc::new(RefCell::new(server));
     rt::spawn(accept(listener, Rc::clone(&shared)));
     stop.received().await?;
     shared.borrow().ledger.sync().context("cannot sync the ledger; its last lines may be lost")
 }
 
-fn announce(name: &str, address: SocketAddr) -> io::Result<()> {
+fn announce(name: &str, address: SocketAddr, seed: Option<u64>) -> io::Result<()> {
     use std::io::Write;
+    let seed = seed.map(|seed| format!("seed {seed}\n")).unwrap_or_default();
+    // One write: who reads the first line only may close the pipe behind it.
     let mut stdout = io::stdout().lock();
-    writeln!(stdout, "stand-in {name} on http://{address}")?;
+    stdout.write_all(format!("stand-in {name} on http://{address}\n{seed}").as_bytes())?;
     stdout.flush()
 }
 
@@ -95,6 +115,8 @@ struct Connection {
     head: RequestHead,
     /// Received and not consumed: starts with the current request's head.
     input: Vec<u8>,
+    /// When the first byte of `input` arrived.
+    arrival: Arrival,
     body: Vec<u8>,
     output: Vec<u8>,
 }
@@ -108,14 +130,31 @@ enum Next {
 /// A message that was read, or could not be.
 enum Message {
     Whole { head_bytes: usize, consumed: usize },
-    Malformed { status: u16, why: String },
+    Malformed(Malformed),
     End,
+}
+
+/// Bytes that are no request, or not all of one.
+struct Malformed {
+    status: u16,
+    why: String,
+    /// The length of its head, if that was whole.
+    head_bytes: Option<usize>,
+}
+
+/// A reply that is to be sent.
+struct Reply {
+    delivery: Delivery,
+    seq: u64,
+    /// Where the proxy is to be killed.
+    kill: Option<Point>,
 }
 
 impl Connection {
     fn new(stream: rt::Stream, server: Shared) -> Connection {
         let (input, body, output) = (Vec::new(), Vec::new(), Vec::new());
-        Connection { stream, server, head: RequestHead::new(), input, body, output }
+        let arrival = stream.arrival();
+        Connection { stream, server, head: RequestHead::new(), input, arrival, body, output }
     }
 
     async fn run(mut self) {
@@ -127,8 +166,8 @@ impl Connection {
     async fn exchange(&mut self) -> io::Result<Next> {
         match self.read_message().await? {
             Message::End => Ok(Next::Close),
-            Message::Malformed { status, why } => {
-                self.refuse(status, &why);
+            Message::Malformed(malformed) => {
+                self.refuse(&malformed);
                 self.stream.write_all(&mut self.output).await?;
                 Ok(Next::Close)
             }
@@ -139,28 +178,41 @@ impl Connection {
                     self.stream.write_all(&mut self.output).await?;
                     Next::Request
                 } else {
-                    let delivery = self.answer(head_bytes);
-                    self.deliver(delivery).await?
+                    let reply = self.answer(head_bytes);
+                    self.deliver(reply).await?
                 };
                 self.input.drain(..consumed);
+                // What is left came with the last read.
+                self.arrival = self.stream.arrival();
                 Ok(if is_last { Next::Close } else { next })
             }
         }
     }
 
+    /// Reads more; no bytes is the caller's end, in order or not.
+    async fn read_more(&mut self) -> usize {
+        let is_first = self.input.is_empty();
+        let bytes = self.stream.read_more(&mut self.input).await.unwrap_or_default();
+        if is_first {
+            self.arrival = self.stream.arrival();
+        }
+        bytes
+    }
+
     async fn read_message(&mut self) -> io::Result<Message> {
         self.head.reset();
         self.body.clear();
+        let malformed = |status, why, head_bytes| Message::Malformed(Malformed { status, why, head_bytes });
         let head_bytes = loop {
             match self.head.parse(&self.input, &HeadLimits::REQUEST) {
                 Ok(Parsed::Complete { head_bytes }) => break head_bytes,
                 Ok(Parsed::Partial) => {}
-                Err(error) => {
-                    return Ok(Message::Malformed { status: error.status(), why: error.to_string() });
-                }
+                Err(error) => return Ok(malformed(error.status(), error.to_string(), None)),
             }
-            if self.stream.read_more(&mut self.input).await? == 0 {
-                return Ok(Message::End);
+            if self.read_more().await == 0 {
+                let bytes = self.input.len();
+                let why = || format!("head cut short after {bytes} bytes; send all of it");
+                return Ok(if bytes == 0 { Message::End } else { malformed(400, why(), None) });
             }
         };
         let mut decoder = BodyDecoder::new(self.head.framing(), BODY_BYTES_MAX);
@@ -177,15 +229,11 @@ impl Connection {
                         return Ok(Message::Whole { head_bytes, consumed });
                     }
                 }
-                Err(error) => {
-                    return Ok(Message::Malformed { status: error.status(), why: error.to_string() });
-                }
+                Err(error) => return Ok(malformed(error.status(), error.to_string(), Some(head_bytes))),
             }
-            if self.stream.read_more(&mut self.input).await? == 0 {
-                return Ok(Message::Malformed {
-                    status: 400,
-                    why: "body cut short; send all of it".to_owned(),
-                });
+            if self.read_more().await == 0 {
+                let why = "body cut short; send all of it".to_owned();
+                return Ok(malformed(400, why, Some(head_bytes)));
             }
         }
     }
@@ -211,8 +259,7 @@ impl Connection {
     }
 
     /// Lets the vendor answer, records it, and frames the reply.
-    fn answer(&mut self, head_bytes: usize) -> Delivery {
-        let arrival_us = now_us();
+    fn answer(&mut self, head_bytes: usize) -> Reply {
         let bytes = self.input.get(..head_bytes).unwrap_or_default();
         let text = |value: &[u8]| String::from_utf8_lossy(value).into_owned();
         let key = self.head.idempotency_key(bytes).map(text);
@@ -225,56 +272,94 @@ impl Connection {
             idempotency_key: key.as_deref(),
             version: std::str::from_utf8(version).unwrap_or_default(),
             body: &self.body,
-            now_s: arrival_us.checked_div(1_000_000).unwrap_or_default(),
+            now_s: self.arrival.us.checked_div(1_000_000).unwrap_or_default(),
         };
         let mut server = self.server.borrow_mut();
+        let seq = server.ledger.next_seq();
+        let kill = server.killer.as_mut().filter(|_| request.method == Method::Post).and_then(Killer::next);
+        server.kill_at(Point::BeforeAccept, kill, seq);
         let answer = stripe::handle(&mut server.state, &request);
         let received = Received {
-            arrival_us,
+            arrival: self.arrival,
             head: Some(&self.head),
             head_bytes: bytes,
             body: &self.body,
             malformed: None,
         };
-        record(&mut server.ledger, &received, &answer);
+        or_end(server.ledger.record(&received, &answer), "the ledger");
+        server.kill_at(Point::AfterAccept, kill, seq);
         let body_bytes_min = server.reply_bytes_min;
         let mut fields = vec![(b"Stripe-Version".as_slice(), version)];
         fields.extend(key.as_deref().map(|key| (b"Idempotency-Key".as_slice(), key.as_bytes())));
         frame(&mut self.output, &answer, &fields, body_bytes_min, self.head.wants_close());
-        with_latency(answer.delivery, server.latency)
+        Reply { delivery: with_latency(answer.delivery, server.latency), seq, kill }
     }
 
     /// Answers and records bytes that are no request.
-    fn refuse(&mut self, status: u16, why: &str) {
+    fn refuse(&mut self, malformed: &Malformed) {
+        let Malformed { status, why, head_bytes } = malformed;
         let mut server = self.server.borrow_mut();
-        let answer = stripe::refuse_malformed(&mut server.state, status, why);
-        let (head, head_bytes, body) = (None, self.input.as_slice(), self.body.as_slice());
-        let received = Received { arrival_us: now_us(), head, head_bytes, body, malformed: Some(why) };
-        record(&mut server.ledger, &received, &answer);
+        let answer = stripe::refuse_malformed(&mut server.state, *status, why);
+        let received = Received {
+            arrival: self.arrival,
+            head: head_bytes.map(|_| &self.head),
+            head_bytes: self.input.get(..head_bytes.unwrap_or(self.input.len())).unwrap_or_default(),
+            body: &self.body,
+            malformed: Some(why),
+        };
+        or_end(server.ledger.record(&received, &answer), "the ledger");
         frame(&mut self.output, &answer, &[], 0, true);
     }
 
-    async fn deliver(&mut self, delivery: Delivery) -> io::Result<Next> {
-        match delivery {
+    async fn deliver(&mut self, reply: Reply) -> io::Result<Next> {
+        match reply.delivery {
             Delivery::Whole => {}
             Delivery::After(delay) => rt::sleep(delay).await,
-            Delivery::CutBefore => return Ok(Next::Close),
+            Delivery::CutBefore | Delivery::CutAfter => return Ok(Next::Close),
             Delivery::Cut => {
                 // A body is longer than its head, so half of all is in the middle of the body.
                 self.output.truncate(self.output.len().saturating_mul(3).checked_div(4).unwrap_or_default());
                 self.stream.write_all(&mut self.output).await?;
                 return Ok(Next::Close);
             }
-            Delivery::Never => {
-                let mut ignored = Vec::new();
-                while self.stream.read_more(&mut ignored).await? > 0 {
-                    ignored.clear();
-                }
+            Delivery::Never | Delivery::NeverBefore => {
+                self.hang().await?;
                 return Ok(Next::Close);
             }
         }
         self.stream.write_all(&mut self.output).await?;
+        self.server.borrow_mut().kill_at(Point::AfterReply, reply.kill, reply.seq);
         Ok(Next::Request)
+    }
+
+    async fn hang(&mut self) -> io::Result<()> {
+        let limit = self.server.borrow().hang;
+        if let Some(limit) = limit {
+            rt::sleep(limit).await;
+            return Ok(());
+        }
+        let mut ignored = Vec::new();
+        while self.stream.read_more(&mut ignored).await? > 0 {
+            ignored.clear();
+        }
+        Ok(())
+    }
+}
+
+impl Server {
+    /// Kills the proxy if that is due at this point of this request.
+    fn kill_at(&mut self, point: Point, due: Option<Point>, seq: u64) {
+        if let Some(killer) = self.killer.as_mut().filter(|_| due == Some(point)) {
+            or_end(killer.kill(point, seq), "the kill log");
+        }
+    }
+}
+
+/// A judge that cannot write must not let the run go on.
+fn or_end(written: io::Result<()>, what: &str) {
+    if let Err(error) = written {
+        eprintln!("keybrake-loadtest: cannot write {what}: {error}; free space and start again");
+        std::process::exit(1);
     }
 }
 
@@ -282,15 +367,12 @@ fn with_latency(delivery: Delivery, latency: Duration) -> Delivery {
     match delivery {
         Delivery::Whole if latency > Duration::ZERO => Delivery::After(latency),
         Delivery::After(delay) => Delivery::After(delay.saturating_add(latency)),
-        Delivery::Whole | Delivery::Never | Delivery::Cut | Delivery::CutBefore => delivery,
-    }
-}
-
-/// A judge that cannot write must not let the run go on.
-fn record(ledger: &mut Ledger, received: &Received<'_>, answer: &Answer) {
-    if let Err(error) = ledger.record(received, answer) {
-        eprintln!("keybrake-loadtest: cannot write the ledger: {error}; free space and start again");
-        std::process::exit(1);
+        Delivery::Whole
+        | Delivery::Never
+        | Delivery::NeverBefore
+        | Delivery::Cut
+        | Delivery::CutAfter
+        | Delivery::CutBefore => delivery,
     }
 }
 
@@ -310,9 +392,4 @@ fn frame(out: &mut Vec<u8>, answer: &Answer, fields: &[(&[u8], &[u8])], body_byt
     encode::reply_head(out, answer.status, fields, BodyFraming::Length(length as u64), close);
     out.extend_from_slice(&answer.body);
     out.resize(out.len().saturating_add(padding), b' ');
-}
-
-fn now_us() -> u64 {
-    let since_epoch = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    u64::try_from(since_epoch.as_micros()).unwrap_or(u64::MAX)
 }

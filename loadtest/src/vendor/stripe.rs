@@ -11,6 +11,7 @@ mod form;
 mod intents;
 mod objects;
 mod outflows;
+mod plan;
 mod refusal;
 mod replay;
 mod store;
@@ -21,12 +22,13 @@ use std::time::Duration;
 use keybrake_proto::http1::Method;
 use serde::Serialize;
 
-pub(crate) use fault::Every;
+pub(crate) use plan::{Every, Plan, Script, Weights};
 
 use auth::Keys;
 use fault::Fault;
 use form::Form;
 use objects::{Charge, Customer, PaymentIntent, Payout, Refund, Topup, Transfer};
+use plan::Outcome;
 use refusal::Refusal;
 use replay::{Replays, Seen, Stored};
 use store::{Object, Store};
@@ -40,7 +42,7 @@ pub(crate) struct Setup {
     /// The keys that are let in; any `sk_test_…` if there are none.
     pub(crate) keys: Vec<String>,
     /// What goes wrong without being asked for by a request.
-    pub(crate) outcomes: Vec<Every>,
+    pub(crate) plan: Plan,
     /// How many objects of a kind, and answers to idempotency keys, are remembered.
     pub(crate) kept_max: usize,
     /// Stands in every id, so that two runs never share one.
@@ -50,7 +52,7 @@ pub(crate) struct Setup {
 /// Everything a Stripe account would hold.
 pub(crate) struct State {
     keys: Keys,
-    outcomes: Vec<Every>,
+    plan: Plan,
     replays: Replays,
     run: u32,
     requests: u64,
@@ -92,12 +94,36 @@ pub(crate) enum Delivery {
     Whole,
     /// Late by this much.
     After(Duration),
-    /// Never; the connection stays open.
+    /// Never, although there is one; the connection stays open.
     Never,
+    /// There is none; the connection stays open.
+    NeverBefore,
     /// Half of it, then the connection is closed.
     Cut,
-    /// Not at all: the connection is closed.
+    /// None of it, although there is one: the connection is closed.
+    CutAfter,
+    /// There is none: the connection is closed.
     CutBefore,
+}
+
+impl Delivery {
+    /// Whether there is an answer, delivered or not.
+    pub(crate) fn has_answer(self) -> bool {
+        !matches!(self, Delivery::CutBefore | Delivery::NeverBefore)
+    }
+
+    /// Its name in the ledger.
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Delivery::Whole => "whole",
+            Delivery::After(_) => "slow",
+            Delivery::Never => "hang",
+            Delivery::NeverBefore => "hang_before",
+            Delivery::Cut => "cut",
+            Delivery::CutAfter => "cut_after",
+            Delivery::CutBefore => "cut_before",
+        }
+    }
 }
 
 /// What a request came to.
@@ -127,6 +153,8 @@ pub(crate) struct Entry {
     pub(crate) accepted: bool,
     /// What it committed, in minor units of its currency: the judge's word for money spent.
     pub(crate) committed_minor: u64,
+    /// The name of the outcome that was asked for, by the request or by the plan.
+    pub(crate) outcome: Option<&'static str>,
     /// `amount` as Stripe would read it.
     pub(crate) amount: Option<u64>,
     /// The currency of what was committed, else `currency` as sent; lower case.
@@ -167,10 +195,10 @@ type Result<T> = std::result::Result<T, Refusal>;
 impl State {
     /// An empty account.
     pub(crate) fn new(setup: Setup) -> State {
-        let Setup { keys, outcomes, kept_max, run } = setup;
+        let Setup { keys, plan, kept_max, run } = setup;
         State {
             keys: Keys::new(keys),
-            outcomes,
+            plan,
             replays: Replays::new(kept_max),
             run,
             requests: 0,
@@ -263,18 +291,21 @@ fn dispatch(state: &mut State, request: &Request<'_>, form: Form<'_>, answer: &m
             Seen::Other => return answer.refuse(&Refusal::key_reused(key)),
         }
     }
-    let fault = if request.method == Method::Post {
-        Fault::of(&form).or_else(|| state.outcomes.iter_mut().filter_map(Every::next).last())
+    let outcome = if request.method == Method::Post {
+        Fault::of(&form).map(Outcome::Fault).or_else(|| state.plan.next())
     } else {
         None
     };
-    match fault {
-        Some(Fault::RateLimited) => return answer.refuse(&Refusal::rate_limited()),
-        Some(Fault::CutBefore) => {
-            answer.delivery = Delivery::CutBefore;
-            return;
+    answer.entry.outcome = outcome.map(Outcome::name);
+    let fault = outcome.and_then(Outcome::fault);
+    if let Some(fault) = fault
+        && answer.prevent(fault)
+    {
+        // An answer counts as Stripe's own from where execution began; of these, only a 500 may have begun.
+        if let Some(key) = key.filter(|_| fault == Fault::BrokenBefore) {
+            state.replays.remember(key, Stored::new(request.path, request.query, request.body, answer));
         }
-        _ => {}
+        return;
     }
     let call = Call {
         form,
@@ -300,6 +331,24 @@ fn dispatch(state: &mut State, request: &Request<'_>, form: Form<'_>, answer: &m
 }
 
 impl Answer {
+    /// Lets it end without being carried out, if that is what goes wrong.
+    fn prevent(&mut self, fault: Fault) -> bool {
+        match fault {
+            Fault::RateLimited => self.refuse(&Refusal::rate_limited()),
+            Fault::Conflict => self.refuse(&Refusal::locked()),
+            Fault::BrokenBefore => self.refuse(&Refusal::broken()),
+            Fault::HangBefore => self.delivery = Delivery::NeverBefore,
+            Fault::CutBefore => self.delivery = Delivery::CutBefore,
+            Fault::Declined(_)
+            | Fault::Broken
+            | Fault::Hang
+            | Fault::Cut
+            | Fault::CutAfter
+            | Fault::Slow(_) => return false,
+        }
+        true
+    }
+
     /// A request that was carried out, and what is to go wrong afterwards.
     fn settle(&mut self, method: Method, done: Done, fault: Option<Fault>) {
         self.body = Rc::new(done.body);
@@ -312,8 +361,9 @@ impl Answer {
             Some(Fault::Broken) => self.refuse(&Refusal::broken()),
             Some(Fault::Hang) => self.delivery = Delivery::Never,
             Some(Fault::Cut) => self.delivery = Delivery::Cut,
+            Some(Fault::CutAfter) => self.delivery = Delivery::CutAfter,
             Some(Fault::Slow(delay)) => self.delivery = Delivery::After(delay),
-            Some(Fault::Declined(_) | Fault::RateLimited | Fault::CutBefore) | None => {}
+            Some(_) | None => {}
         }
     }
 }

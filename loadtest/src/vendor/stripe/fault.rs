@@ -1,4 +1,4 @@
-//! What a request may ask to go wrong: a test source, or `--outcome` for all.
+//! What can go wrong with a request, and how a request asks for it: by a test source.
 
 use std::fmt;
 use std::str::FromStr;
@@ -16,14 +16,22 @@ pub(crate) enum Fault {
     Declined(&'static str),
     /// 429; nothing moves.
     RateLimited,
+    /// 409: another request holds the object; nothing moves.
+    Conflict,
+    /// 500, and it was not carried out.
+    BrokenBefore,
     /// 500, although it was carried out.
     Broken,
+    /// Not carried out, never answered.
+    HangBefore,
     /// Carried out, never answered.
     Hang,
-    /// Carried out, then closed in the middle of the reply.
-    Cut,
     /// Closed without being carried out.
     CutBefore,
+    /// Carried out, then closed in the middle of the reply.
+    Cut,
+    /// Carried out, then closed without a byte of the reply.
+    CutAfter,
     /// Answered late.
     Slow(Duration),
 }
@@ -36,14 +44,23 @@ impl Fault {
 
     /// The decline code, if it is a decline.
     pub(crate) fn decline_code(self) -> Option<&'static str> {
+        if let Fault::Declined(code) = self { Some(code) } else { None }
+    }
+
+    /// Its name in the ledger.
+    pub(crate) fn name(self) -> &'static str {
         match self {
-            Fault::Declined(code) => Some(code),
-            Fault::RateLimited
-            | Fault::Broken
-            | Fault::Hang
-            | Fault::Cut
-            | Fault::CutBefore
-            | Fault::Slow(_) => None,
+            Fault::Declined(_) => "402",
+            Fault::RateLimited => "429",
+            Fault::Conflict => "409",
+            Fault::BrokenBefore => "500_before",
+            Fault::Broken => "500_after",
+            Fault::HangBefore => "hang_before",
+            Fault::Hang => "hang_after",
+            Fault::CutBefore => "cut_before",
+            Fault::Cut => "cut_middle",
+            Fault::CutAfter => "cut_after",
+            Fault::Slow(_) => "slow",
         }
     }
 
@@ -62,8 +79,8 @@ pub(crate) struct NotAnOutcome;
 impl fmt::Display for NotAnOutcome {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(
-            "not an outcome; use chargeDeclined, chargeDeclinedInsufficientFunds, 429, 500, hang, cut, cut_before \
-             or slow_MS, and :N behind it for every Nth request",
+            "not an outcome; use 402, chargeDeclinedInsufficientFunds, 429, 409, 500_before, 500, hang_before, hang, \
+             cut_before, cut, cut_after or slow_MS; for --outcome with :N behind it for every Nth request",
         )
     }
 }
@@ -75,46 +92,22 @@ impl FromStr for Fault {
 
     fn from_str(name: &str) -> Result<Fault, NotAnOutcome> {
         match name {
-            "chargeDeclined" => Ok(Fault::Declined("generic_decline")),
+            "chargeDeclined" | "402" => Ok(Fault::Declined("generic_decline")),
             "chargeDeclinedInsufficientFunds" => Ok(Fault::Declined("insufficient_funds")),
             "429" => Ok(Fault::RateLimited),
-            "500" => Ok(Fault::Broken),
-            "hang" => Ok(Fault::Hang),
-            "cut" => Ok(Fault::Cut),
+            "409" => Ok(Fault::Conflict),
+            "500_before" => Ok(Fault::BrokenBefore),
+            "500" | "500_after" => Ok(Fault::Broken),
+            "hang_before" => Ok(Fault::HangBefore),
+            "hang" | "hang_after" => Ok(Fault::Hang),
             "cut_before" => Ok(Fault::CutBefore),
+            "cut" | "cut_middle" => Ok(Fault::Cut),
+            "cut_after" => Ok(Fault::CutAfter),
             _ => {
                 let millis = name.strip_prefix("slow_").and_then(|millis| millis.parse().ok());
                 millis.map(|millis| Fault::Slow(Duration::from_millis(millis))).ok_or(NotAnOutcome)
             }
         }
-    }
-}
-
-/// `--outcome NAME[:N]`: every Nth POST without a test source of its own.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Every {
-    fault: Fault,
-    nth: u64,
-    seen: u64,
-}
-
-impl Every {
-    /// Counts one request; yields the fault if it is this one's turn.
-    pub(crate) fn next(&mut self) -> Option<Fault> {
-        self.seen = self.seen.saturating_add(1);
-        self.seen.is_multiple_of(self.nth).then_some(self.fault)
-    }
-}
-
-impl FromStr for Every {
-    type Err = NotAnOutcome;
-
-    fn from_str(text: &str) -> Result<Every, NotAnOutcome> {
-        let (name, nth) = match text.split_once(':') {
-            Some((name, nth)) => (name, nth.parse().ok().filter(|nth| *nth > 0).ok_or(NotAnOutcome)?),
-            None => (text, 1),
-        };
-        Ok(Every { fault: name.parse()?, nth, seen: 0 })
     }
 }
 
@@ -130,18 +123,9 @@ mod tests {
         assert_eq!(Fault::of_source("tok_slow_250"), Some(Fault::Slow(Duration::from_millis(250))));
         assert_eq!(Fault::of_source("tok_cut_before"), Some(Fault::CutBefore));
         assert_eq!(Fault::of_source("pm_hang"), Some(Fault::Hang));
+        assert_eq!(Fault::of_source("tok_hang_before"), Some(Fault::HangBefore));
         assert_eq!(Fault::of_source("tok_visa"), None);
         assert_eq!(Fault::of_source("hang"), None);
         assert_eq!(Fault::of(&Form::parse(b"metadata[outcome]=tok_500")), Some(Fault::Broken));
-    }
-
-    #[test]
-    fn every_nth_has_its_turn() {
-        let mut every: Every = "500:3".parse().unwrap();
-        let turns: Vec<bool> = (0..6).map(|_| every.next().is_some()).collect();
-        assert_eq!(turns, [false, false, true, false, false, true]);
-        assert_eq!("hang".parse::<Every>().unwrap().next(), Some(Fault::Hang));
-        assert_eq!("500:0".parse::<Every>(), Err(NotAnOutcome));
-        assert_eq!("tok_500".parse::<Every>(), Err(NotAnOutcome));
     }
 }

@@ -157,6 +157,13 @@ impl Refusal {
         Refusal::invalid(429, Some("rate_limit"), message.to_owned())
     }
 
+    /// Another request holds the object.
+    pub(crate) fn locked() -> Refusal {
+        let message = "This object cannot be accessed right now because another API request or Stripe process is \
+                       currently accessing it.";
+        Refusal::invalid(409, Some("lock_timeout"), message.to_owned())
+    }
+
     /// Stripe broke; what it did before is not said.
     pub(crate) fn broken() -> Refusal {
         let message = "An unknown error occurred";

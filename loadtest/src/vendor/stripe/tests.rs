@@ -7,7 +7,7 @@ use super::*;
 const KEY: &[u8] = b"Bearer sk_test_1";
 
 fn state() -> State {
-    State::new(Setup { keys: Vec::new(), outcomes: Vec::new(), kept_max: 100, run: 7 })
+    State::new(Setup { keys: Vec::new(), plan: Plan::default(), kept_max: 100, run: 7 })
 }
 
 fn request<'a>(method: Method, target: &'a str, body: &'a str) -> Request<'a> {
@@ -272,14 +272,47 @@ fn a_broken_vendor_has_acted_and_repeats_its_500() {
 }
 
 #[test]
+fn a_vendor_that_broke_before_it_acted_repeats_its_500_and_never_acts() {
+    let mut state = state();
+    let body = "amount=2000&currency=usd&source=tok_500_before";
+    for is_repeat in [false, true] {
+        let answer = post_keyed(&mut state, "k", "/v1/charges", body);
+        assert_eq!((answer.status, answer.entry.accepted, answer.entry.committed_minor), (500, false, 0));
+        assert_eq!(answer.original_request.is_some(), is_repeat);
+    }
+}
+
+#[test]
+fn what_was_not_carried_out_can_be_repeated_under_its_key() {
+    for source in ["429", "409", "cut_before", "hang_before"] {
+        let plan = Plan { script: source.parse().unwrap(), ..Plan::default() };
+        let mut state = State::new(Setup { keys: Vec::new(), plan, kept_max: 100, run: 7 });
+        let body = "amount=2000&currency=usd";
+        let first = post_keyed(&mut state, "k", "/v1/charges", body);
+        assert_eq!((first.entry.outcome, first.entry.accepted), (Some(source), false));
+        let second = post_keyed(&mut state, "k", "/v1/charges", body);
+        assert_eq!(
+            (second.status, second.entry.accepted, second.entry.outcome),
+            (200, true, None),
+            "{source}"
+        );
+    }
+}
+
+#[test]
 fn test_sources_decide_delivery_and_whether_it_was_carried_out() {
     let slow = Delivery::After(Duration::from_millis(30));
     let cases = [
         ("tok_hang", Delivery::Never, true),
+        ("tok_hang_before", Delivery::NeverBefore, false),
         ("tok_cut", Delivery::Cut, true),
+        ("tok_cut_after", Delivery::CutAfter, true),
         ("tok_cut_before", Delivery::CutBefore, false),
         ("tok_slow_30", slow, true),
         ("tok_429", Delivery::Whole, false),
+        ("tok_409", Delivery::Whole, false),
+        ("tok_500_before", Delivery::Whole, false),
+        ("tok_500_after", Delivery::Whole, true),
         ("tok_visa", Delivery::Whole, true),
     ];
     for (source, delivery, accepted) in cases {
@@ -299,8 +332,8 @@ fn an_answer_that_was_cut_is_replayed_whole() {
 
 #[test]
 fn outcomes_take_turns_without_touching_reads() {
-    let outcomes = vec!["429:2".parse().unwrap()];
-    let mut state = State::new(Setup { keys: Vec::new(), outcomes, kept_max: 100, run: 7 });
+    let plan = Plan { turns: vec!["429:2".parse().unwrap()], ..Plan::default() };
+    let mut state = State::new(Setup { keys: Vec::new(), plan, kept_max: 100, run: 7 });
     let mut statuses = Vec::new();
     for _ in 0..4 {
         statuses.push(post(&mut state, "/v1/charges", "amount=1&currency=usd").status);
@@ -360,7 +393,7 @@ fn old_versions_and_expand_see_the_charge_of_an_intent() {
 
 #[test]
 fn the_oldest_objects_are_forgotten_and_ids_go_on() {
-    let mut state = State::new(Setup { keys: Vec::new(), outcomes: Vec::new(), kept_max: 2, run: 7 });
+    let mut state = State::new(Setup { keys: Vec::new(), plan: Plan::default(), kept_max: 2, run: 7 });
     let ids: Vec<String> =
         (0..3).map(|_| id(&post(&mut state, "/v1/charges", "amount=1&currency=usd"))).collect();
     assert_eq!(get(&mut state, &format!("/v1/charges/{}", ids[0])).status, 404);

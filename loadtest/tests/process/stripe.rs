@@ -1,112 +1,14 @@
 //! The stand-in as a process: bytes on a socket, lines in a file, exit codes.
 
-#![forbid(unsafe_code)]
-#![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
-
-use std::io::{BufRead, BufReader, Read, Write};
-use std::net::{Shutdown, TcpStream};
-use std::path::PathBuf;
-use std::process::{Child, Command, Stdio};
+use std::io::Read;
+use std::net::Shutdown;
+use std::process::Command;
 use std::time::{Duration, Instant};
 
-use rustix::process::{Pid, Signal, kill_process};
+use rustix::process::Signal;
 use serde_json::Value;
 
-const BINARY: &str = env!("CARGO_BIN_EXE_keybrake-loadtest");
-const DEADLINE: Duration = Duration::from_secs(20);
-
-/// A running stand-in; killed with the test.
-struct StandIn {
-    process: Child,
-    address: String,
-}
-
-impl StandIn {
-    fn start(args: &[&str]) -> StandIn {
-        let mut process = Command::new(BINARY)
-            .args(["vendor", "stripe", "--listen", "127.0.0.1:0"])
-            .args(args)
-            .stdout(Stdio::piped())
-            .spawn()
-            .unwrap();
-        let mut line = String::new();
-        BufReader::new(process.stdout.take().unwrap()).read_line(&mut line).unwrap();
-        let address = line.trim_end().strip_prefix("stand-in stripe on http://").unwrap().to_owned();
-        StandIn { process, address }
-    }
-
-    fn connect(&self) -> BufReader<TcpStream> {
-        let stream = TcpStream::connect(&self.address).unwrap();
-        stream.set_read_timeout(Some(DEADLINE)).unwrap();
-        BufReader::new(stream)
-    }
-
-    fn ledger(&self) -> Value {
-        self.page("/__ledger")
-    }
-
-    fn page(&self, path: &str) -> Value {
-        let mut stream = self.connect();
-        send(&mut stream, &format!("GET {path} HTTP/1.1\r\nHost: a\r\n\r\n"));
-        reply(&mut stream).unwrap().json()
-    }
-
-    /// Sends a signal and waits for the exit code.
-    fn stop(mut self, signal: Signal) -> Option<i32> {
-        kill_process(Pid::from_child(&self.process), signal).unwrap();
-        self.process.wait().unwrap().code()
-    }
-}
-
-impl Drop for StandIn {
-    fn drop(&mut self) {
-        // It may have ended already.
-        drop(self.process.kill());
-        drop(self.process.wait());
-    }
-}
-
-struct Reply {
-    status: u16,
-    head: String,
-    body: Vec<u8>,
-}
-
-impl Reply {
-    fn json(&self) -> Value {
-        serde_json::from_slice(&self.body).unwrap()
-    }
-}
-
-fn send(stream: &mut BufReader<TcpStream>, bytes: &str) {
-    stream.get_mut().write_all(bytes.as_bytes()).unwrap();
-}
-
-fn post(path: &str, body: &str, fields: &str) -> String {
-    let length = body.len();
-    format!(
-        "POST {path} HTTP/1.1\r\nHost: a\r\nAuthorization: Bearer sk_test_secret\r\n{fields}Content-Length: \
-         {length}\r\n\r\n{body}"
-    )
-}
-
-/// Reads one reply; `None` if the connection ended inside it.
-fn reply(stream: &mut BufReader<TcpStream>) -> Option<Reply> {
-    let mut head = String::new();
-    while !head.ends_with("\r\n\r\n") {
-        if stream.read_line(&mut head).unwrap() == 0 {
-            return None;
-        }
-    }
-    let status = head.get(9..12).unwrap().parse().unwrap();
-    let length = head.lines().find_map(|line| line.strip_prefix("Content-Length: ")).unwrap_or("0");
-    let mut body = vec![0; length.parse().unwrap()];
-    stream.read_exact(&mut body).ok().map(|()| Reply { status, head, body })
-}
-
-fn scratch(name: &str) -> PathBuf {
-    PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join(format!("{name}-{}", std::process::id()))
-}
+use super::stand_in::{BINARY, DEADLINE, StandIn, post, reply, scratch, send};
 
 #[test]
 fn a_connection_is_kept_and_every_request_is_in_the_ledger_before_its_reply() {
@@ -291,6 +193,18 @@ fn a_fault_at_the_start_is_one_line_and_exit_2() {
     check_start_fault(&stripe(&["--listen", "192.0.2.1:0"]), "no address of this machine");
     check_start_fault(&stripe(&["--ledger", "/nowhere/ledger"]), "name a file in a writable directory");
     check_start_fault(&stripe(&["--outcome", "explode"]), "not an outcome");
+    check_start_fault(&stripe(&["--outcomes", "200"]), "write NAME=WEIGHT");
+    check_start_fault(&stripe(&["--outcomes", "explode=1"]), "not an outcome");
+    check_start_fault(&stripe(&["--script", "200,"]), "not an outcome");
+    check_start_fault(&stripe(&["--kill-pid-file", "p", "--kill-every", "2"]), "--kill-log <FILE>");
+    check_start_fault(&stripe(&["--kill-pid-file", "p", "--kill-log", "l"]), "--kill-every <N>");
+    check_start_fault(&stripe(&["--kill-every", "2"]), "--kill-pid-file <FILE>");
+    check_start_fault(&stripe(&["--kill-probability", "2"]), "not a number from 0 to 1");
+    check_start_fault(
+        &stripe(&["--kill-pid-file", "p", "--kill-log", "Cargo.toml", "--kill-every", "2"]),
+        "cannot go on with the kill log",
+    );
+    check_start_fault(&stripe(&["--ledger", "Cargo.toml"]), "its last line is no entry");
     check_start_fault(&stripe(&["--workers", "2"]), "--workers");
     check_start_fault(&stripe(&["--ledger-fsync"]), "--ledger <FILE>");
     check_start_fault(&stripe(&["sk_test_secret"]), "sk_test_[redacted]");
@@ -302,7 +216,15 @@ fn help_has_examples() {
     let output = Command::new(BINARY).args(["vendor", "stripe", "--help"]).output().unwrap();
     let text = String::from_utf8(output.stdout).unwrap();
     assert!(output.status.success());
-    for word in ["Examples:", "tok_hang", "/__ledger", "--outcome", "--ledger-fsync"] {
+    for word in [
+        "Examples:",
+        "pm_card_hang",
+        "/__ledger",
+        "--outcome",
+        "--ledger-fsync",
+        "hang_before",
+        "--kill-pid-file",
+    ] {
         assert!(text.contains(word), "{word}");
     }
 }
