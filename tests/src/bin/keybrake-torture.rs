@@ -11,6 +11,9 @@ const USAGE: &str = "usage: keybrake-torture [PART=kill|ack|power|disk|net|revok
 const EXIT_VIOLATED: u8 = 1;
 const EXIT_USAGE: u8 = 2;
 
+/// Violations of a part that are printed.
+const VIOLATIONS_SHOWN: usize = 20;
+
 struct Arguments {
     parts: Vec<Part>,
     seed: u64,
@@ -41,8 +44,11 @@ fn play(part: Part, arguments: &Arguments) -> bool {
             for note in &report.notes {
                 println!("  {}", note.trim_end());
             }
-            for violation in &report.violations {
+            for violation in report.violations.iter().take(VIOLATIONS_SHOWN) {
                 println!("  violation: {violation}");
+            }
+            if let Some(more) = report.violations.len().checked_sub(VIOLATIONS_SHOWN).filter(|more| *more > 0) {
+                println!("  and {more} more; judgement.jsonl in the kept directories has them");
             }
             for dir in &report.kept {
                 println!("  kept: {}", dir.display());
