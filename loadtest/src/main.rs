@@ -1,10 +1,12 @@
-//! `keybrake-loadtest`: stand-in vendors to try keybrake with, and the load runs that measure it.
+//! `keybrake-loadtest`: stand-in vendors to try keybrake with, and a judge of what came of it.
 //!
-//! The command line only; a fault at the start is one line on stderr and exit code 2.
+//! The command line only; a fault at the start is one line on stderr and exit code 2. A judge that found something
+//! exits with 1.
 
 #![forbid(unsafe_code)]
 
 mod arrival;
+mod judge;
 mod random;
 mod rt;
 mod vendor;
@@ -14,13 +16,16 @@ use std::process::ExitCode;
 use clap::error::ErrorKind;
 use clap::{Parser, Subcommand};
 
+use judge::command::JudgeArgs;
 use vendor::command::Vendor;
 use vendor::redact::redacted;
 
+/// A judged run violates a rule.
+const EXIT_VIOLATED: u8 = 1;
 /// Wrong usage, or something at the start that the caller must change.
 const EXIT_USAGE: u8 = 2;
 
-/// Stand-in vendors and load runs for keybrake.
+/// Stand-in vendors for keybrake, and a judge of what came of a run.
 #[derive(Parser)]
 #[command(name = "keybrake-loadtest", version, arg_required_else_help = true, after_help = EXAMPLES)]
 struct Cli {
@@ -33,12 +38,15 @@ enum Command {
     /// Start a stand-in vendor
     #[command(subcommand)]
     Vendor(Vendor),
+    /// Judge a run by what the vendor, the agents and the audit wrote down
+    Judge(Box<JudgeArgs>),
 }
 
 const EXAMPLES: &str = "\
 Examples:
   keybrake-loadtest vendor stripe
   keybrake-loadtest vendor stripe --listen 127.0.0.1:0 --key sk_test_real --ledger /tmp/stripe.jsonl
+  keybrake-loadtest judge --vendor-ledger stripe.jsonl --agents agents.jsonl --audit audit.jsonl --keys keys.jsonl
 
 `keybrake-loadtest vendor stripe --help` lists the outcomes, test cards and pages.";
 
@@ -48,10 +56,12 @@ fn main() -> ExitCode {
         Err(error) => return usage(&error),
     };
     let ended = match cli.command {
-        Command::Vendor(vendor) => vendor::command::run(vendor),
+        Command::Vendor(vendor) => vendor::command::run(vendor).map(|()| true),
+        Command::Judge(args) => judge::command::run(*args),
     };
     match ended {
-        Ok(()) => ExitCode::SUCCESS,
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::from(EXIT_VIOLATED),
         Err(error) => fail(&format!("{error:#}")),
     }
 }

@@ -9,3 +9,5 @@ mod ledger;
 pub(crate) mod redact;
 mod server;
 mod stripe;
+
+pub(crate) use stripe::Form;

@@ -26,7 +26,7 @@ pub(crate) use plan::{Every, Plan, Script, Weights};
 
 use auth::Keys;
 use fault::Fault;
-use form::Form;
+pub(crate) use form::Form;
 use objects::{Charge, Customer, PaymentIntent, Payout, Refund, Topup, Transfer};
 use plan::Outcome;
 use refusal::Refusal;
