@@ -119,6 +119,7 @@ fn row() -> AuditRow<'static> {
         client_addr: "127.0.0.1",
         user_agent: Some("Stripe/v1 PythonBindings/16.1.0"),
         metadata: vec![("agent_id", "agent_7")],
+        amends: None,
     }
 }
 

@@ -15,6 +15,7 @@ use keybrake_proto::catalog::Price;
 use keybrake_proto::catalog::price::{self, End};
 use keybrake_proto::deny::Deny;
 use keybrake_proto::http1::{BodyFraming, HeadError, ReplyFraming, encode};
+use keybrake_proto::money::Micros;
 use keybrake_proto::route::{Route, route};
 
 use crate::downstream::{self, After, BodyFault, Downstream};
@@ -75,6 +76,14 @@ async fn run(shard: &Rc<Shard>, agent: &mut Downstream) -> After {
         Ok(admitted) => admitted,
         Err(reason) => return refuse(shard, agent, &trace, &reason).await,
     };
+    // The money must be on disk before its request can move it.
+    if trace.quote.amount > Micros::ZERO && shard.journal.durable().await.is_err() {
+        let Admitted { hold, ticket, .. } = admitted;
+        drop(ticket);
+        let reason = Deny::AuditUnavailable;
+        let ending = Ending::allowed(Outcome::Failed, hold.release(shard.now().day()), reason.status());
+        return deny(shard, agent, &trace, &reason, ending).await;
+    }
     trace.sent();
     match admission::forward(shard, agent, &target, &admitted).await {
         Ok(reply) => deliver(shard, agent, &target, trace, admitted, reply).await,
@@ -100,16 +109,17 @@ async fn deliver(
     let Admitted { hold, ticket, .. } = admitted;
     let end = price::end(price, &trace.quote, reply.status(), reply.readable_body());
     let today = shard.now().day();
-    let (booking, outcome) = match end {
+    let (ended, outcome) = match end {
         End::Settle(charge) => {
             let is_above = trace.quote.amount_minor.is_some() && charge > trace.quote.amount;
             shard.metrics.above_quote.add(u64::from(is_above));
             (hold.settle(today, charge), Outcome::Forwarded)
         }
-        End::Release => (hold.release(today), Outcome::Forwarded),
+        // It was sent, and counts as a request.
+        End::Release => (hold.settle(today, Micros::ZERO), Outcome::Forwarded),
         End::InDoubt => (hold.doubt(today), Outcome::Unknown),
     };
-    let ending = Ending::allowed(outcome, booking, reply.status());
+    let ending = Ending::allowed(outcome, ended, reply.status());
     if reply.is_complete() {
         // The row is on its way before the agent knows the outcome.
         trace.record(shard, agent, &ending);
@@ -120,8 +130,8 @@ async fn deliver(
     }
     let streamed = stream(shard, agent, &trace, &mut reply).await;
     drop(ticket);
-    let cut = Ending { outcome: Outcome::Cut, ..ending };
-    let ending = if streamed.is_ok() || outcome == Outcome::Unknown { ending } else { cut };
+    let is_whole = streamed.is_ok() || outcome == Outcome::Unknown;
+    let ending = Ending { outcome: if is_whole { outcome } else { Outcome::Cut }, ..ending };
     trace.record(shard, agent, &ending);
     match streamed {
         Ok(()) => {
@@ -239,7 +249,7 @@ async fn deny(
 ) -> After {
     let has_room = shard.journal.has_room();
     // A denial without a row would be unseen, and keeping its row would fill the memory (rule N5).
-    let reason = if ending.booking.is_none() && !has_room { &Deny::AuditUnavailable } else { reason };
+    let reason = if ending.ended.is_none() && !has_room { &Deny::AuditUnavailable } else { reason };
     let allowed = if matches!(reason, Deny::Endpoint { .. }) { trace.allowed() } else { String::new() };
     let denial = reason.denial(shard.now(), &allowed);
     let is_decision = ending.outcome == Outcome::Denied;
@@ -248,7 +258,7 @@ async fn deny(
         result: if is_decision { denial.code } else { ending.result },
         ..ending
     };
-    let must_record = ending.booking.is_some() || has_room;
+    let must_record = ending.ended.is_some() || has_room;
     if must_record && (trace.has_key() || shard.samples(shard.now())) {
         trace.record(shard, agent, &ending);
     }

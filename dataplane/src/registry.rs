@@ -8,6 +8,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use keybrake_proto::catalog::price::Bound;
 use keybrake_proto::key::{KeyDigest, KeyId};
 use keybrake_proto::ledger::Word;
+use keybrake_proto::money::Micros;
 use keybrake_proto::policy::Policy;
 use keybrake_proto::time::UnixMicros;
 use serde::{Deserialize, Serialize};
@@ -35,14 +36,16 @@ pub(crate) struct KeyEntry {
     pub(crate) account: Account,
     /// When it was revoked, in microseconds; 0 is not.
     revoked_at: AtomicU64,
+    /// What it has in doubt, in micro-USD; part of what is held.
+    in_doubt: AtomicU64,
 }
 
 impl KeyEntry {
     /// The key with the money of the last run.
-    pub(crate) fn new(record: KeyRecord, word: Word) -> KeyEntry {
+    pub(crate) fn new(record: KeyRecord, word: Word, in_doubt: Micros) -> KeyEntry {
         let account = Account::new(word, record.policy.daily_usd_cap);
         let revoked_at = AtomicU64::new(record.revoked_at.map_or(0, |at| at.0));
-        let entry = KeyEntry { record, account, revoked_at };
+        let entry = KeyEntry { record, account, revoked_at, in_doubt: AtomicU64::new(in_doubt.as_u64()) };
         if entry.revoked_at().is_some() {
             entry.account.close();
         }
@@ -61,6 +64,21 @@ impl KeyEntry {
     /// When it was revoked.
     pub(crate) fn revoked_at(&self) -> Option<UnixMicros> {
         Some(self.revoked_at.load(Ordering::Acquire)).filter(|at| *at != 0).map(UnixMicros)
+    }
+
+    /// What it has in doubt: sent, and not known how it ended (rule Q1).
+    pub(crate) fn in_doubt(&self) -> Micros {
+        Micros::new(self.in_doubt.load(Ordering::Relaxed)).unwrap_or(Micros::MAX)
+    }
+
+    /// An exchange that held `quote` is in doubt.
+    pub(crate) fn add_doubt(&self, quote: Micros) {
+        self.in_doubt.fetch_add(quote.as_u64(), Ordering::Relaxed);
+    }
+
+    /// What one that held `quote` came to is known.
+    pub(crate) fn end_doubt(&self, quote: Micros) {
+        self.in_doubt.fetch_sub(quote.as_u64(), Ordering::Relaxed);
     }
 
     /// Whether it admits anything at `now`. An expiry that was once seen stays: the account is

@@ -2,21 +2,25 @@
 
 use std::io;
 use std::net::{SocketAddr, TcpListener};
+use std::os::unix::net::UnixStream;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, anyhow};
 use crossbeam_channel::{Receiver, Sender, bounded, select};
-use keybrake_proto::config::Config;
+use keybrake_proto::config::{Config, Money};
 use ring::rand::{SecureRandom as _, SystemRandom};
 use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 use socket2::{Domain, Protocol, Socket, Type};
 
 use crate::control::{self, Control};
+use crate::journal::{self, Durability, Journal, Recovered};
 use crate::mailbox::Mailbox;
+use crate::marks::Marks;
 use crate::metrics::Metrics;
+use crate::progress::{self, AllProgress};
 use crate::resolve::Resolver;
 use crate::rt::Kernel;
 use crate::shard::{Common, Message};
@@ -72,21 +76,23 @@ impl Running {
             0 => std::thread::available_parallelism().map_or(1, std::num::NonZero::get),
             workers => workers,
         };
-        let State { store, master, vendors, keys } = state::open(&config)?;
+        let State { store, books, recovered, marks, boot, master, vendors, keys } = state::open(&config)?;
         let listeners = bind(config.proxy.listen, workers)
             .with_context(|| format!("proxy.listen {} cannot be used", config.proxy.listen))?;
         let proxy_listen = listeners.first().map_or(Ok(config.proxy.listen), TcpListener::local_addr)?;
         let socket = config.data.control_socket();
         let control_listener = control::bind(&socket)
             .with_context(|| format!("control socket {} cannot be used", socket.display()))?;
+        let progress = progress::all(workers, |shard| {
+            u16::try_from(shard).ok().and_then(|shard| recovered.last.get(&shard).copied()).unwrap_or_default()
+        });
         // The thread is waited for by `flush_and_stop`, which also reports.
-        let (storage, _thread) = storage::start(store)?;
+        let (storage, _thread) = storage::start(store, books, Arc::clone(&progress))?;
         let common = Arc::new(Common {
             config: Arc::clone(&config),
             vendors,
             digester: master.digester(),
             resolver: Resolver::start().context("the resolver thread does not start")?,
-            storage: storage.clone(),
         });
         let (ended_sender, ended) = bounded(workers);
         let mut control = Control {
@@ -101,9 +107,11 @@ impl Running {
             draining: AtomicBool::new(false),
             keys: control::Keys::new(&keys),
         };
-        for (index, listener) in listeners.into_iter().enumerate() {
+        let mailboxes = (0..workers).map(|_| Mailbox::new()).collect::<io::Result<Vec<_>>>()?;
+        let journals = start_journals(&config, &mailboxes, &recovered, (&progress, marks), &storage, boot)?;
+        let shards = listeners.into_iter().zip(mailboxes).zip(journals);
+        for (index, ((listener, (mailbox, wake)), journal)) in shards.enumerate() {
             let metrics = Arc::new(Metrics::default());
-            let (mailbox, wake) = Mailbox::new()?;
             control.shards.push(mailbox.clone());
             control.metrics.push(Arc::clone(&metrics));
             let worker = Worker {
@@ -112,6 +120,7 @@ impl Running {
                 common: Arc::clone(&common),
                 keys: Arc::clone(&keys),
                 listener,
+                journal,
                 metrics,
                 mailbox,
                 wake,
@@ -185,6 +194,44 @@ impl Running {
             }
         }
         true
+    }
+}
+
+/// The journals, whose news go to the shards' mailboxes.
+fn start_journals(
+    config: &Config,
+    mailboxes: &[(Mailbox<Message>, UnixStream)],
+    recovered: &Recovered,
+    (progress, marks): (&AllProgress, Arc<Marks>),
+    storage: &StorageHandle,
+    boot: [u8; 16],
+) -> anyhow::Result<Vec<Journal>> {
+    let dir = config.data.journal_dir();
+    let cannot = || format!("the journals in {} cannot be written", dir.display());
+    let place = journal::Place {
+        directory: journal::Directory::open(&dir).with_context(cannot)?,
+        durability: durability(config.durability.money)?,
+        segment_bytes: config.data.journal_segment_bytes,
+        segments_max: config.data.journal_segments_max,
+        boot,
+    };
+    let notify = mailboxes.iter().map(|(mailbox, _)| {
+        let mailbox = mailbox.clone();
+        let notify: Box<dyn Fn(journal::Event) + Send> =
+            Box::new(move |event| mailbox.post(Message::Journal(event)));
+        notify
+    });
+    journal::start(&place, recovered, progress, Some(marks), storage, notify.collect()).with_context(cannot)
+}
+
+fn durability(money: Money) -> anyhow::Result<Durability> {
+    match money {
+        Money::Fsync => Ok(Durability::PowerLoss),
+        Money::Process => Ok(Durability::Process),
+        Money::Off if std::env::var_os("KEYBRAKE_BENCH").is_some() => Ok(Durability::Off),
+        Money::Off => Err(anyhow!(
+            "durability.money: \"off\" forgets money at a crash and is for benchmarks; use \"fsync\" or \"process\""
+        )),
     }
 }
 

@@ -14,9 +14,8 @@ use keybrake_proto::key::KeyId;
 use keybrake_proto::time::UnixMicros;
 
 use crate::deadline::{Deadlines, TICK};
-use crate::hold::Doubts;
 use crate::in_flight::InFlight;
-use crate::journal::Journal;
+use crate::journal::{self, Journal};
 use crate::mailbox::Mailbox;
 use crate::metrics::Metrics;
 use crate::pool::{Pool, Vendor, VendorConnection};
@@ -24,7 +23,6 @@ use crate::registry::{KeyEntry, Registry};
 use crate::resolve::{ResolveError, ResolverHandle};
 use crate::rt;
 use crate::seal::KeyDigester;
-use crate::storage::StorageHandle;
 
 /// What another thread asks of a shard.
 pub(crate) enum Message {
@@ -34,6 +32,8 @@ pub(crate) enum Message {
     Revoked { key: KeyId, ack: Ack },
     /// The resolver's answer for an exchange of this shard.
     Resolved { answer: Result<Vec<SocketAddr>, ResolveError>, waiting: oneshot::Sender<Resolved> },
+    /// The committer's news.
+    Journal(journal::Event),
     /// Admit nothing new, finish what runs.
     Drain,
     /// Time is over: cut what still runs.
@@ -58,7 +58,6 @@ pub(crate) struct Common {
     pub(crate) vendors: Vec<Arc<Vendor>>,
     pub(crate) digester: KeyDigester,
     pub(crate) resolver: ResolverHandle,
-    pub(crate) storage: StorageHandle,
 }
 
 /// One worker's state.
@@ -67,9 +66,8 @@ pub(crate) struct Shard {
     pub(crate) registry: RefCell<Registry>,
     pub(crate) pools: Vec<Pool>,
     pub(crate) in_flight: Rc<InFlight>,
-    pub(crate) doubts: Rc<Doubts>,
     pub(crate) deadlines: Rc<Deadlines>,
-    pub(crate) journal: Journal,
+    pub(crate) journal: Rc<Journal>,
     pub(crate) metrics: Arc<Metrics>,
     pub(crate) digester: KeyDigester,
     resolver: ResolverHandle,
@@ -85,13 +83,14 @@ pub(crate) struct Shard {
 }
 
 impl Shard {
-    /// A shard that knows `keys`. `index` is its number, `run` is random. The receiver is told when draining begins.
+    /// A shard that knows `keys`; `run` is random. The receiver is told when draining begins.
     pub(crate) fn new(
         common: &Common,
         keys: &[Arc<KeyEntry>],
         metrics: Arc<Metrics>,
         mailbox: Mailbox<Message>,
-        (index, run): (usize, u64),
+        journal: Journal,
+        run: u64,
     ) -> (Rc<Shard>, oneshot::Receiver<()>) {
         let mut registry = Registry::default();
         for entry in keys {
@@ -103,9 +102,8 @@ impl Shard {
             registry: RefCell::new(registry),
             pools: common.vendors.iter().map(|vendor| Pool::new(Arc::clone(vendor))).collect(),
             in_flight: Rc::default(),
-            doubts: Rc::new(Doubts::new(Arc::clone(&metrics))),
             deadlines: Rc::default(),
-            journal: Journal::new(common.storage.clone(), index),
+            journal: Rc::new(journal),
             metrics,
             digester: common.digester.clone(),
             resolver: common.resolver.clone(),
@@ -135,6 +133,7 @@ impl Shard {
                 Message::Resolved { answer, waiting } => {
                     waiting.send(answer).ok();
                 }
+                Message::Journal(event) => self.journal.obey(event),
                 Message::Drain => self.begin_drain(),
                 Message::Cut => self.deadlines.cut_all(),
             }
@@ -151,11 +150,10 @@ impl Shard {
         self.draining.get()
     }
 
-    /// Ten times a second: deadlines, doubts, late records, unused connections.
+    /// Ten times a second: deadlines, late records, unused connections.
     pub(crate) fn tick(&self) {
         self.deadlines.tick();
-        self.doubts.tick(self.now().day());
-        self.journal.retry();
+        self.journal.tick();
         for pool in &self.pools {
             pool.prune();
         }

@@ -10,29 +10,39 @@ mod error;
 mod format;
 mod handle;
 mod open;
+mod resolve;
 mod writer;
 
 #[cfg(test)]
 mod tests;
 
+pub(crate) use books::{Books, Doubt, Handed, Opening};
 pub(crate) use error::StoreError;
 pub(crate) use format::{Spend, StoredCredential};
 pub(crate) use handle::{StorageHandle, start};
+pub(crate) use resolve::{NoDoubt, Resolution, Resolved, Verdict};
 
 use std::path::Path;
+use std::sync::Arc;
 
-use keybrake_proto::key::KeyId;
-use rocksdb::{ColumnFamily, DB, IteratorMode, WriteBatch, WriteOptions};
+use keybrake_proto::time::UnixMicros;
+use rocksdb::{ColumnFamily, DB, Direction, IteratorMode, WriteBatch, WriteOptions};
 
-use self::batch::{Batch, Family};
+use self::batch::{Batch, Change, Family};
+use self::books::Stored;
 use self::writer::{Sink, Wal};
+use crate::marks::{Last, Marks};
 use crate::registry::KeyRecord;
 
 const MASTER_CHECK: &[u8] = b"master_check";
 
+const STORE_ID: &[u8] = b"store_id";
+
 /// The open store; no other process has it open for writing.
 pub(crate) struct Store {
     db: DB,
+    /// Told how far the store is; none while it is only read.
+    marks: Option<Arc<Marks>>,
 }
 
 impl Store {
@@ -46,9 +56,64 @@ impl Store {
         self.read_all(Family::Keys, format::decode_key)
     }
 
-    /// What every key has committed, on the last day it committed anything.
-    pub(crate) fn spend(&self) -> Result<Vec<(KeyId, Spend)>, StoreError> {
-        self.read_all(Family::Spend, format::decode_spend)
+    /// The books as the store has them.
+    pub(crate) fn books(&self) -> Result<Books, StoreError> {
+        let places = |kind: &'static [u8]| {
+            let entries = self.db.iterator_cf(
+                self.family(Family::Meta)?,
+                IteratorMode::From(kind, Direction::Forward),
+            );
+            let mut places = Vec::new();
+            for entry in entries {
+                let (key, value) = entry.map_err(StoreError::io)?;
+                if !key.starts_with(kind) {
+                    break;
+                }
+                let place = format::decode_place(kind, &key, &value);
+                places.push(place.ok_or(StoreError::DamagedEntry(Family::Meta.name()))?);
+            }
+            Ok(places)
+        };
+        Ok(Books::new(Stored {
+            spend: self.read_all(Family::Spend, format::decode_spend)?,
+            doubts: self.read_all(Family::Doubts, format::decode_doubt)?,
+            open: self.read_all(Family::Intents, format::decode_open)?,
+            cursors: places(format::CURSOR)?,
+            floors: places(format::FLOOR)?,
+            next_sequence: self.next_audit_sequence()?,
+        }))
+    }
+
+    /// Enters what the journals have and the store has not, and ends what a crash left open; on disk
+    /// when it returns. Gives how many exchanges that were.
+    pub(crate) fn recover(
+        &self,
+        books: &mut Books,
+        records: &[Handed],
+        now: UnixMicros,
+    ) -> Result<u64, StoreError> {
+        let mut batch = books.enter(records, now);
+        let open = books.open_intents();
+        batch.append(books.end_open(now));
+        self.write(&batch, Wal::Synced)?;
+        Ok(open)
+    }
+
+    /// The number that tells this store from every other; made with it.
+    pub(crate) fn id(&self) -> Result<[u8; 16], StoreError> {
+        let value = self.read(Family::Meta, STORE_ID)?;
+        let damaged = StoreError::DamagedEntry(Family::Meta.name());
+        value.and_then(|value| value.try_into().ok()).ok_or(damaged)
+    }
+
+    /// RocksDB's own count of writes.
+    pub(crate) fn sequence(&self) -> u64 {
+        self.db.latest_sequence_number()
+    }
+
+    /// From now on each synced write is noted there.
+    pub(crate) fn keep_mark(&mut self, marks: Arc<Marks>) {
+        self.marks = Some(marks);
     }
 
     /// The sealed credential of a vendor's account.
@@ -90,7 +155,7 @@ impl Store {
     }
 
     /// The sequence of the next audit row; 1 in an empty store.
-    pub(crate) fn next_audit_sequence(&self) -> Result<u64, StoreError> {
+    fn next_audit_sequence(&self) -> Result<u64, StoreError> {
         let Some(last) = self.db.iterator_cf(self.family(Family::Audit)?, IteratorMode::End).next() else {
             return Ok(1);
         };
@@ -128,22 +193,31 @@ impl Store {
     }
 
     fn write(&self, batch: &Batch, wal: Wal) -> Result<(), StoreError> {
-        let mut puts = WriteBatch::default();
-        for (family, key, value) in batch.puts() {
-            puts.put_cf(self.family(family)?, key, value);
+        let mut changes = WriteBatch::default();
+        for (family, key, change) in batch.changes() {
+            match change {
+                Change::Put(value) => changes.put_cf(self.family(family)?, key, value),
+                Change::Delete => changes.delete_cf(self.family(family)?, key),
+            }
         }
         let mut options = WriteOptions::default();
         options.set_sync(wal == Wal::Synced);
-        self.db.write_opt(puts, &options).map_err(StoreError::io)
+        self.db.write_opt(changes, &options).map_err(StoreError::io)
     }
 }
 
 impl Sink for Store {
     fn commit(&mut self, batch: &Batch, wal: Wal) -> Result<(), StoreError> {
+        if batch.is_empty() && wal == Wal::Synced {
+            return self.db.flush_wal(true).map_err(StoreError::io);
+        }
         self.write(batch, wal)
     }
 
-    fn sync(&mut self) -> Result<(), StoreError> {
-        self.db.flush_wal(true).map_err(StoreError::io)
+    fn mark(&mut self) -> Result<(), StoreError> {
+        let Some(marks) = &self.marks else { return Ok(()) };
+        let sequence = self.db.latest_sequence_number();
+        let noted = marks.note(Last::Synced, |mark| mark.store_sequence = sequence);
+        noted.map_err(|error| StoreError::Io(format!("the high-water mark: {error}")))
     }
 }

@@ -11,6 +11,7 @@ use std::thread;
 use crossbeam_channel::Sender;
 
 use crate::deadline::TICK;
+use crate::journal::Journal;
 use crate::listener;
 use crate::mailbox::Mailbox;
 use crate::metrics::Metrics;
@@ -25,6 +26,7 @@ pub(crate) struct Worker {
     pub(crate) common: Arc<Common>,
     pub(crate) keys: Arc<[Arc<KeyEntry>]>,
     pub(crate) listener: TcpListener,
+    pub(crate) journal: Journal,
     pub(crate) metrics: Arc<Metrics>,
     pub(crate) mailbox: Mailbox<Message>,
     pub(crate) wake: UnixStream,
@@ -55,7 +57,7 @@ impl Worker {
         let listener = Listener::from_std(self.listener, self.kernel)?;
         let wake = WakeLine::from_std(self.wake, self.kernel)?;
         let (shard, drained) =
-            Shard::new(&self.common, &self.keys, self.metrics, self.mailbox, (self.index, self.run));
+            Shard::new(&self.common, &self.keys, self.metrics, self.mailbox, self.journal, self.run);
         drop((self.keys, self.common));
         // A panic in these two would leave the shard deaf, so the process ends and is restarted.
         let accept = listener::run(Rc::clone(&shard), listener, drained, self.connections_max);
@@ -64,7 +66,7 @@ impl Worker {
         loop {
             rt::sleep(TICK).await;
             shard.tick();
-            if shard.is_draining() && shard.metrics.connections.read() == 0 && shard.journal.retry() {
+            if shard.is_draining() && shard.metrics.connections.read() == 0 && shard.journal.tick() {
                 return Ok(());
             }
         }

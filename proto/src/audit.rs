@@ -10,7 +10,10 @@ use crate::money::Micros;
 use crate::time::UnixMicros;
 
 /// The encoding this version writes; older ones stay readable.
-const VERSION: u8 = 1;
+const VERSION: u8 = 2;
+
+/// Rows without `amends`.
+const VERSION_WITHOUT_AMENDS: u8 = 1;
 
 /// How an exchange ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -26,6 +29,8 @@ pub enum Outcome {
     Unknown,
     /// The reply broke off while it was being delivered; what it cost is known.
     Cut,
+    /// No call: an operator said what one in doubt came to. Its amount holds over that row's.
+    Amendment,
 }
 
 impl Outcome {
@@ -37,6 +42,7 @@ impl Outcome {
             Outcome::Failed => "failed",
             Outcome::Unknown => "unknown",
             Outcome::Cut => "cut",
+            Outcome::Amendment => "amendment",
         }
     }
 }
@@ -92,6 +98,9 @@ pub struct AuditRow<'a> {
     pub user_agent: Option<&'a str>,
     /// The key's metadata.
     pub metadata: Vec<(&'a str, &'a str)>,
+    /// The id of the row whose amount this one replaces: rows never change (rule Q16).
+    #[serde(skip)]
+    pub amends: Option<&'a str>,
 }
 
 /// Stored bytes that are not a row of a version this program reads.
@@ -122,13 +131,22 @@ impl<'a> AuditRow<'a> {
         let mut out = out;
         out.push(VERSION);
         // Serializing integers and texts to memory has no way to fail.
-        postcard::to_extend(self, out).unwrap_or_default()
+        let out = postcard::to_extend(self, out).unwrap_or_default();
+        postcard::to_extend(&self.amends, out).unwrap_or_default()
     }
 
     /// Reads what [`AuditRow::encode`] wrote.
     pub fn decode(bytes: &'a [u8]) -> Result<AuditRow<'a>, DecodeError> {
         match bytes.split_first() {
-            Some((&VERSION, row)) => postcard::from_bytes(row).map_err(|_| DecodeError::Damaged),
+            Some((&VERSION, bytes)) => {
+                let (row, rest) =
+                    postcard::take_from_bytes::<AuditRow<'a>>(bytes).map_err(|_| DecodeError::Damaged)?;
+                let amends = postcard::from_bytes(rest).map_err(|_| DecodeError::Damaged)?;
+                Ok(AuditRow { amends, ..row })
+            }
+            Some((&VERSION_WITHOUT_AMENDS, row)) => {
+                postcard::from_bytes(row).map_err(|_| DecodeError::Damaged)
+            }
             Some((&version, _)) => Err(DecodeError::Version(version)),
             None => Err(DecodeError::Damaged),
         }
@@ -164,6 +182,7 @@ mod tests {
             client_addr: "127.0.0.1",
             user_agent: None,
             metadata: vec![("agent_id", "a1")],
+            amends: Some("req_0"),
         }
     }
 
@@ -171,6 +190,15 @@ mod tests {
     fn a_row_reads_back_as_written() {
         let row = row();
         let bytes = row.encode(Vec::new());
+        assert_eq!(AuditRow::decode(&bytes), Ok(row));
+    }
+
+    #[test]
+    fn a_row_of_the_version_before_reads_as_one_that_amends_nothing() {
+        let row = AuditRow { amends: None, ..row() };
+        let mut bytes = row.encode(Vec::new());
+        bytes.pop();
+        bytes[0] = VERSION_WITHOUT_AMENDS;
         assert_eq!(AuditRow::decode(&bytes), Ok(row));
     }
 

@@ -123,11 +123,24 @@ pub struct Data {
     pub dir: PathBuf,
     /// The key that seals credentials; made at the first start. Absent: `master.key` in `dir`.
     pub master_key_file: Option<PathBuf>,
+    /// How far store and journals had come, so that an older copy is not started. It should be on
+    /// another disk than `dir`. Absent: beside `dir`, with `.anchor` behind its name.
+    pub anchor_file: Option<PathBuf>,
+    /// The length of a journal's file, in bytes.
+    pub journal_segment_bytes: u64,
+    /// The most files of one worker's journal.
+    pub journal_segments_max: usize,
 }
 
 impl Default for Data {
     fn default() -> Data {
-        Data { dir: PathBuf::from("./data"), master_key_file: None }
+        Data {
+            dir: PathBuf::from("./data"),
+            master_key_file: None,
+            anchor_file: None,
+            journal_segment_bytes: 8 * 1024 * 1024,
+            journal_segments_max: 16,
+        }
     }
 }
 
@@ -145,6 +158,22 @@ impl Data {
     /// Where RocksDB is.
     pub fn store_dir(&self) -> PathBuf {
         self.dir.join("store")
+    }
+
+    /// Where the journals are.
+    pub fn journal_dir(&self) -> PathBuf {
+        self.dir.join("journal")
+    }
+
+    /// Where the high-water mark is.
+    pub fn anchor_file(&self) -> PathBuf {
+        self.anchor_file.clone().unwrap_or_else(|| {
+            // The path's own last part may be `..`; components make it a name.
+            let dir: PathBuf = self.dir.components().collect();
+            let mut name = dir.into_os_string();
+            name.push(".anchor");
+            PathBuf::from(name)
+        })
     }
 
     /// Where the admin token made at the first start is.
@@ -170,6 +199,8 @@ pub enum Money {
     Fsync,
     /// In the kernel: it survives the process, not the machine.
     Process,
+    /// Nowhere, for benchmarks: refused unless `KEYBRAKE_BENCH` is set.
+    Off,
 }
 
 /// `[[vendor]]`: an API that is paid.

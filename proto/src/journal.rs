@@ -1,9 +1,9 @@
-//! The records a shard hands to storage: an intent before the first byte goes to a vendor, an
-//! outcome after.
+//! The records of a shard's journal: an intent before the first byte goes to a vendor, an outcome after.
 //!
-//! In this version they travel through a queue in memory; the file that makes them survive a crash
-//! takes the same bytes. A record is `length u32 | crc32 u32 | payload`, little-endian, the length
-//! and the checksum being those of the payload.
+//! The journal is also the queue of the audit: storage takes the same records, in order, each one
+//! once. How records stand in a file is [`segment`]'s matter.
+
+pub mod segment;
 
 use std::fmt;
 
@@ -13,40 +13,95 @@ use crate::key::KeyId;
 use crate::money::Micros;
 use crate::time::Day;
 
-const HEADER_BYTES: usize = 8;
-
 /// The longest payload: an audit row with all its texts at their limits stays well below.
 pub const PAYLOAD_BYTES_MAX: usize = 256 * 1024;
 
-/// Numbers an exchange since the process started; no two shards give the same.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+const SHARD_SHIFT: u32 = 48;
+
+/// Names an exchange for ever: the shard, and the place of its intent in that shard's journal.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(transparent)]
-pub struct IntentId(pub u64);
+pub struct IntentId(u64);
+
+impl IntentId {
+    /// The intent with sequence `sequence` of `shard`. A sequence stays below 2^48: at a million
+    /// records a second that is nine years.
+    pub fn new(shard: u16, sequence: u64) -> IntentId {
+        IntentId(u64::from(shard) << SHARD_SHIFT | sequence)
+    }
+
+    /// The id with this number, which [`IntentId::as_u64`] gave.
+    pub fn from_u64(number: u64) -> IntentId {
+        IntentId(number)
+    }
+
+    /// The id as a number, for storing it.
+    pub fn as_u64(self) -> u64 {
+        self.0
+    }
+}
+
+/// `d` and sixteen hexadecimal digits, as operators write it.
+impl fmt::Display for IntentId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "d{:016x}", self.0)
+    }
+}
+
+impl std::str::FromStr for IntentId {
+    type Err = &'static str;
+
+    fn from_str(text: &str) -> Result<IntentId, &'static str> {
+        let digits = text.strip_prefix('d').filter(|digits| digits.len() == 16);
+        let number = digits.and_then(|digits| u64::from_str_radix(digits, 16).ok());
+        number
+            .map(IntentId)
+            .ok_or("a doubt's id is `d` and sixteen hexadecimal digits; `keybrake doubt list` shows them")
+    }
+}
 
 /// One record.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Record<'a> {
-    /// A hold exists and its request is about to be sent.
+    /// A hold exists and its request is about to be sent. Its [`IntentId`] is made of the record's
+    /// shard and sequence.
     Intent {
-        /// Which exchange.
-        id: IntentId,
-        /// Whose money.
-        key: KeyId,
-        /// The day of the account word at the reserve.
+        /// Whose money: the key and its ancestors, leaf first.
+        keys: Vec<KeyId>,
+        /// The one day of the chain at the reserve (rule Q3).
         day: Day,
-        /// What is held.
+        /// What is held on each level.
         quote: Micros,
+        /// The encoded audit row that tells of the exchange if no outcome ever comes.
+        #[serde(borrow)]
+        row: &'a [u8],
     },
     /// An exchange ended, or a request was denied.
     Outcome {
         /// The intent it ends; `None` for a denial, which has none.
         intent: Option<IntentId>,
-        /// What to add to the key's spend; `None` where no account was touched.
-        booking: Option<Booking>,
+        /// What became of the hold.
+        end: End,
+        /// What it counts on each level of the chain; empty for a denial.
+        bookings: Vec<Booking>,
         /// The encoded audit row.
         #[serde(borrow)]
         row: &'a [u8],
     },
+    /// An exchange vanished without an outcome: the row of its intent tells of it, and its hold is in doubt.
+    Lost {
+        /// The intent.
+        intent: IntentId,
+    },
+}
+
+/// What became of a hold.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum End {
+    /// It ended: settled or released, as the bookings say.
+    Booked,
+    /// It was sent and how it ended is not known: the quote stays held (rule Q1).
+    InDoubt,
 }
 
 /// What an outcome counts for a key.
@@ -56,64 +111,34 @@ pub struct Booking {
     pub key: KeyId,
     /// The day of the account word when the hold ended.
     pub day: Day,
-    /// What stays committed on that day: the charge, or the quote while in doubt.
+    /// What is settled on that day; zero while in doubt.
     pub charge: Micros,
+    /// What it counts against the request budget of that day: 1, or 0 where nothing was sent.
+    pub requests: u32,
 }
 
-/// Bytes that are not a record.
+/// A payload that is no record: written by a newer program, or by none.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum RecordError {
-    /// The record does not end within the bytes.
-    Torn,
-    /// Length, checksum or payload is wrong.
-    Damaged,
-}
+pub struct NotARecord;
 
-impl fmt::Display for RecordError {
+impl fmt::Display for NotARecord {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            RecordError::Torn => "a journal record that breaks off",
-            RecordError::Damaged => "a damaged journal record",
-        })
+        f.write_str("a journal record that cannot be read")
     }
 }
 
-impl std::error::Error for RecordError {}
+impl std::error::Error for NotARecord {}
 
 impl<'a> Record<'a> {
-    /// Appends the record's bytes to `out`.
+    /// Appends the record's payload to `out`.
     pub fn encode(&self, out: Vec<u8>) -> Vec<u8> {
-        let start = out.len();
-        let mut out = out;
-        out.extend([0; HEADER_BYTES]);
         // Serializing integers and bytes to memory has no way to fail.
-        let mut out = postcard::to_extend(self, out).unwrap_or_default();
-        let Some((header, payload)) =
-            out.get_mut(start..).and_then(|of| of.split_at_mut_checked(HEADER_BYTES))
-        else {
-            return out;
-        };
-        let length = u32::try_from(payload.len()).unwrap_or(u32::MAX);
-        let (at_length, at_checksum) = header.split_at_mut(4);
-        at_length.copy_from_slice(&length.to_le_bytes());
-        at_checksum.copy_from_slice(&crc32fast::hash(payload).to_le_bytes());
-        out
+        postcard::to_extend(self, out).unwrap_or_default()
     }
 
-    /// Reads the first record of `bytes`; also gives the bytes behind it.
-    pub fn decode(bytes: &'a [u8]) -> Result<(Record<'a>, &'a [u8]), RecordError> {
-        let (length, rest) = bytes.split_first_chunk().ok_or(RecordError::Torn)?;
-        let (checksum, rest) = rest.split_first_chunk().ok_or(RecordError::Torn)?;
-        let length = usize::try_from(u32::from_le_bytes(*length)).map_err(|_| RecordError::Damaged)?;
-        if length > PAYLOAD_BYTES_MAX {
-            return Err(RecordError::Damaged);
-        }
-        let (payload, rest) = rest.split_at_checked(length).ok_or(RecordError::Torn)?;
-        if crc32fast::hash(payload) != u32::from_le_bytes(*checksum) {
-            return Err(RecordError::Damaged);
-        }
-        let record = postcard::from_bytes(payload).map_err(|_| RecordError::Damaged)?;
-        Ok((record, rest))
+    /// Reads what [`Record::encode`] wrote.
+    pub fn decode(payload: &'a [u8]) -> Result<Record<'a>, NotARecord> {
+        postcard::from_bytes(payload).map_err(|_| NotARecord)
     }
 }
 
@@ -121,42 +146,30 @@ impl<'a> Record<'a> {
 mod tests {
     use super::*;
 
-    fn records() -> Vec<Record<'static>> {
+    #[test]
+    fn records_read_back_as_written() {
         let key = KeyId::from_bytes(b"0123456789abcdef").unwrap();
         let day = Day::new(20_778);
-        vec![
-            Record::Intent { id: IntentId(7), key, day, quote: Micros::MAX },
-            Record::Outcome {
-                intent: Some(IntentId(7)),
-                booking: Some(Booking { key, day, charge: Micros::ZERO }),
-                row: b"row",
-            },
-            Record::Outcome { intent: None, booking: None, row: b"" },
-        ]
+        let booking = Booking { key, day, charge: Micros::MAX, requests: 1 };
+        let intent = IntentId::new(3, 7);
+        for record in [
+            Record::Intent { keys: vec![key, key], day, quote: Micros::MAX, row: b"row" },
+            Record::Outcome { intent: Some(intent), end: End::InDoubt, bookings: vec![booking], row: b"row" },
+            Record::Outcome { intent: None, end: End::Booked, bookings: Vec::new(), row: b"" },
+            Record::Lost { intent },
+        ] {
+            assert_eq!(Record::decode(&record.encode(Vec::new())), Ok(record));
+        }
+        assert_eq!(Record::decode(b"\x09"), Err(NotARecord));
     }
 
     #[test]
-    fn records_read_back_one_behind_the_other() {
-        let bytes = records().iter().fold(Vec::new(), |bytes, record| record.encode(bytes));
-        let mut rest = bytes.as_slice();
-        for expected in records() {
-            let (record, behind) = Record::decode(rest).unwrap();
-            assert_eq!(record, expected);
-            rest = behind;
-        }
-        assert_eq!(rest, b"");
-    }
-
-    #[test]
-    fn every_cut_is_torn_and_every_flipped_bit_is_noticed() {
-        let bytes = records()[1].encode(Vec::new());
-        for end in 0..bytes.len() {
-            assert_eq!(Record::decode(&bytes[..end]), Err(RecordError::Torn), "cut at {end}");
-        }
-        for bit in 0..bytes.len() * 8 {
-            let mut flipped = bytes.clone();
-            flipped[bit / 8] ^= 1 << (bit % 8);
-            assert!(Record::decode(&flipped).is_err(), "bit {bit}");
+    fn a_doubts_id_is_read_as_it_is_written_and_nothing_else_is() {
+        let id = IntentId::new(2, 77);
+        assert_eq!(id.to_string(), "d000200000000004d");
+        assert_eq!(id.to_string().parse(), Ok(id));
+        for text in ["", "d", "000200000000004d", "d00020000000004d", "d000200000000004g"] {
+            assert!(text.parse::<IntentId>().is_err(), "{text}");
         }
     }
 }

@@ -17,6 +17,7 @@ pub mod journal;
 pub mod json;
 pub mod key;
 pub mod ledger;
+pub mod mark;
 pub mod money;
 pub mod policy;
 pub mod route;

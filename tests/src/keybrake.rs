@@ -180,7 +180,7 @@ impl Keybrake {
         let Setup { vendor, workers, proxy_lines, vendor_lines, .. } = &self.setup;
         format!(
             "[proxy]\nlisten = \"{}\"\nworkers = {workers}\n{proxy_lines}\n[admin]\nlisten = \"{}\"\n\n\
-             [data]\ndir = \"{}\"\n{}\n\
+             [data]\ndir = \"{}\"\njournal_segment_bytes = 1048576\n{}\n\
              [[vendor]]\nname = \"stripe\"\nbase_url = \"{vendor}\"\ncredential_env = \"{SECRET_VARIABLE}\"\n{vendor_lines}",
             self.proxy(),
             self.admin_address(),

@@ -72,6 +72,7 @@ pub(crate) fn row(seconds: u64) -> AuditRow<'static> {
         client_addr: "127.0.0.1",
         user_agent: None,
         metadata: vec![("agent_id", "a1"), ("agent_id", "a2")],
+        amends: None,
     }
 }
 

@@ -9,6 +9,7 @@ use crossbeam_channel::{Receiver, bounded};
 use keybrake_proto::control::{KeyStatus, KeyView, LIST_KEYS_MAX, Reply, Revoked};
 use keybrake_proto::key::{self, KeyDigest, KeyId};
 use keybrake_proto::ledger::Word;
+use keybrake_proto::money::Micros;
 use keybrake_proto::policy::KeySpec;
 use keybrake_proto::time::UnixMicros;
 use ring::rand::{SecureRandom as _, SystemRandom};
@@ -130,7 +131,7 @@ impl Control {
                 );
             }
         }
-        let entry = Arc::new(KeyEntry::new(record, Word::open(now.day())));
+        let entry = Arc::new(KeyEntry::new(record, Word::open(now.day()), Micros::ZERO));
         self.keys.insert(Arc::clone(&entry));
         let acks = self.post_all(|ack| Message::Add { entry: Arc::clone(&entry), ack });
         if self.wait_all(&acks, after(Instant::now(), WAIT)).is_none() {

@@ -135,15 +135,19 @@ pub(super) fn admit(
         return Err(Deny::Unauthorized);
     }
     let quote = trace.quote.amount;
-    let hold = Hold::reserve(entry, &shard.doubts, now.day(), quote).map_err(|refusal| match refusal {
+    let mut hold = Hold::reserve(entry, &shard.journal, now.day(), quote).map_err(|refusal| match refusal {
         Refusal::Closed => Deny::Unauthorized,
         Refusal::OverCap { left, day } => {
             let cap = entry.account.cap().unwrap_or(keybrake_proto::money::Micros::MAX);
             Deny::OverCap { quote, left, cap, day }
         }
     })?;
-    match shard.journal.intent(entry.record.id, hold.day(), quote) {
-        Ok(intent) => trace.intent = Some(intent),
+    let intent = shard.journal.intent(vec![entry.record.id], hold.day(), quote, &trace.intent(agent));
+    match intent {
+        Ok(intent) => {
+            hold.recorded(intent);
+            trace.intent = Some(intent);
+        }
         Err(_) => {
             hold.release(now.day());
             return Err(Deny::AuditUnavailable);

@@ -6,17 +6,21 @@ use std::time::Instant;
 use keybrake_proto::audit::{AuditRow, Outcome};
 use keybrake_proto::catalog::price::{Currency, Quote};
 use keybrake_proto::catalog::{Call, Catalog, Operation};
-use keybrake_proto::journal::{Booking, IntentId};
+use keybrake_proto::journal::{End, IntentId};
 use keybrake_proto::money::Micros;
 use keybrake_proto::time::UnixMicros;
 
 use crate::downstream::Downstream;
+use crate::hold::Ended;
 use crate::registry::KeyEntry;
 use crate::shard::Shard;
 use crate::upstream::Reply;
 
 /// The longest text of an agent or a vendor in a row; paths are longer at most by their own limit.
 const TEXT_BYTES_MAX: usize = 256;
+
+/// What the policy said of a request that is forwarded.
+const ALLOWED: &str = "allowed";
 
 /// What is known of an exchange so far.
 pub(super) struct Trace {
@@ -42,19 +46,19 @@ pub(super) struct Ending {
     pub(super) status: u16,
     /// `allowed`, or the code of the refusal.
     pub(super) result: &'static str,
-    /// What an ended hold counts, where there was one.
-    pub(super) booking: Option<Booking>,
+    /// What the hold came to, where there was one.
+    pub(super) ended: Option<Ended>,
 }
 
 impl Ending {
     /// The policy allowed it.
-    pub(super) fn allowed(outcome: Outcome, booking: Booking, status: u16) -> Ending {
-        Ending { outcome, status, result: "allowed", booking: Some(booking) }
+    pub(super) fn allowed(outcome: Outcome, ended: Ended, status: u16) -> Ending {
+        Ending { outcome, status, result: ALLOWED, ended: Some(ended) }
     }
 
     /// keybrake refused it; status and code are the refusal's.
-    pub(super) fn denied(booking: Option<Booking>) -> Ending {
-        Ending { outcome: Outcome::Denied, status: 0, result: "", booking }
+    pub(super) fn denied(ended: Option<Ended>) -> Ending {
+        Ending { outcome: Outcome::Denied, status: 0, result: "", ended }
     }
 }
 
@@ -125,8 +129,34 @@ impl Trace {
         rules.join(", ")
     }
 
+    /// The row of an exchange that is about to be sent: what is told of it if nothing ever ends it.
+    pub(super) fn intent<'a>(&'a self, agent: &'a Downstream) -> AuditRow<'a> {
+        AuditRow { amount: self.quote.amount, ..self.row(agent, Outcome::Unknown, 0, ALLOWED) }
+    }
+
     /// Writes the exchange's row, with what its hold came to.
     pub(super) fn record(&self, shard: &Shard, agent: &Downstream, ending: &Ending) {
+        let amount = ending.ended.as_ref().map_or(Micros::ZERO, |ended| ended.amount);
+        let row = AuditRow { amount, ..self.row(agent, ending.outcome, ending.status, ending.result) };
+        let count = match ending.outcome {
+            Outcome::Forwarded | Outcome::Cut | Outcome::Amendment => &shard.metrics.forwarded,
+            Outcome::Denied => &shard.metrics.denied,
+            Outcome::Failed => &shard.metrics.failed,
+            Outcome::Unknown => &shard.metrics.unknown,
+        };
+        count.add(1);
+        let end = ending.ended.as_ref().map_or(End::Booked, |ended| ended.end);
+        let bookings = ending.ended.as_ref().map_or_else(Vec::new, |ended| ended.bookings.clone());
+        shard.journal.outcome(self.intent, end, bookings, &row);
+    }
+
+    fn row<'a>(
+        &'a self,
+        agent: &'a Downstream,
+        outcome: Outcome,
+        status: u16,
+        result: &'a str,
+    ) -> AuditRow<'a> {
         let (head, input) = (agent.head(), agent.input());
         let path = head.path(input);
         let path = self
@@ -135,7 +165,7 @@ impl Trace {
         let path = std::str::from_utf8(path).unwrap_or_default();
         let record = self.entry.as_ref().map(|entry| &entry.record);
         let latency_us = micros_since(self.began);
-        let row = AuditRow {
+        AuditRow {
             ts: self.ts,
             id: &self.id,
             vault_key_id: record.map(|record| record.id),
@@ -145,10 +175,10 @@ impl Trace {
             method: head.method(),
             endpoint: self.operation.map_or(path, |operation| operation.pattern),
             path,
-            status: ending.status,
-            policy_check_result: ending.result,
-            outcome: ending.outcome,
-            amount: ending.booking.map_or(Micros::ZERO, |booking| booking.charge),
+            status,
+            policy_check_result: result,
+            outcome,
+            amount: Micros::ZERO,
             quote: self.quote.amount,
             currency: self.quote.currency.as_ref().map(Currency::as_str),
             amount_minor: self.quote.amount_minor,
@@ -161,15 +191,8 @@ impl Trace {
             metadata: record.map_or_else(Vec::new, |record| {
                 record.metadata.iter().map(|(name, value)| (name.as_str(), value.as_str())).collect()
             }),
-        };
-        let count = match ending.outcome {
-            Outcome::Forwarded | Outcome::Cut => &shard.metrics.forwarded,
-            Outcome::Denied => &shard.metrics.denied,
-            Outcome::Failed => &shard.metrics.failed,
-            Outcome::Unknown => &shard.metrics.unknown,
-        };
-        count.add(1);
-        shard.journal.outcome(self.intent, ending.booking, &row);
+            amends: None,
+        }
     }
 }
 

@@ -14,13 +14,25 @@ pub(super) enum Family {
     Spend,
     /// Vendor object → what was already counted for it; empty in this version.
     Objects,
+    /// Intent → exchange that runs longer than its journal's segment may stay.
+    Intents,
+    /// Intent → exchange in doubt.
+    Doubts,
     /// Schema version and the like.
     Meta,
 }
 
 impl Family {
-    pub(super) const ALL: [Family; 6] =
-        [Family::Keys, Family::Credentials, Family::Audit, Family::Spend, Family::Objects, Family::Meta];
+    pub(super) const ALL: [Family; 8] = [
+        Family::Keys,
+        Family::Credentials,
+        Family::Audit,
+        Family::Spend,
+        Family::Objects,
+        Family::Intents,
+        Family::Doubts,
+        Family::Meta,
+    ];
 
     pub(super) const fn name(self) -> &'static str {
         match self {
@@ -29,41 +41,65 @@ impl Family {
             Family::Audit => "audit",
             Family::Spend => "spend",
             Family::Objects => "objects",
+            Family::Intents => "intents",
+            Family::Doubts => "doubts",
             Family::Meta => "meta",
         }
     }
 }
 
-/// The puts, in order. It knows nothing of RocksDB, so it can be written again after a failure.
+/// One change of one entry.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Change<'a> {
+    /// This value, over any before it.
+    Put(&'a [u8]),
+    /// No entry.
+    Delete,
+}
+
+/// The changes, in order. It knows nothing of RocksDB, so it can be written again after a failure.
 #[derive(Debug, Default)]
 pub(super) struct Batch {
     /// Keys and values, one behind the other.
     bytes: Vec<u8>,
-    lengths: Vec<(Family, usize, usize)>,
+    /// Family, length of the key, length of the value; none where the entry is deleted.
+    lengths: Vec<(Family, usize, Option<usize>)>,
 }
 
 impl Batch {
     pub(super) fn put(&mut self, family: Family, key: &[u8], value: &[u8]) {
         self.bytes.extend_from_slice(key);
         self.bytes.extend_from_slice(value);
-        self.lengths.push((family, key.len(), value.len()));
+        self.lengths.push((family, key.len(), Some(value.len())));
     }
 
-    pub(super) fn puts(&self) -> impl Iterator<Item = (Family, &[u8], &[u8])> {
+    pub(super) fn delete(&mut self, family: Family, key: &[u8]) {
+        self.bytes.extend_from_slice(key);
+        self.lengths.push((family, key.len(), None));
+    }
+
+    pub(super) fn changes(&self) -> impl Iterator<Item = (Family, &[u8], Change<'_>)> {
         let mut rest = self.bytes.as_slice();
         self.lengths.iter().map_while(move |(family, key_bytes, value_bytes)| {
             let (key, behind) = rest.split_at_checked(*key_bytes)?;
-            let (value, behind) = behind.split_at_checked(*value_bytes)?;
+            let (value, behind) = behind.split_at_checked(value_bytes.unwrap_or_default())?;
             rest = behind;
-            Some((*family, key, value))
+            let change = if value_bytes.is_some() { Change::Put(value) } else { Change::Delete };
+            Some((*family, key, change))
         })
+    }
+
+    /// Adds the changes of `later` behind these.
+    pub(super) fn append(&mut self, later: Batch) {
+        self.bytes.extend_from_slice(&later.bytes);
+        self.lengths.extend(later.lengths);
     }
 
     pub(super) fn is_empty(&self) -> bool {
         self.lengths.is_empty()
     }
 
-    /// Puts into `family`.
+    /// Changes in `family`.
     pub(super) fn count(&self, family: Family) -> usize {
         self.lengths.iter().filter(|(of, ..)| *of == family).count()
     }

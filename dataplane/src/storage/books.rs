@@ -1,137 +1,341 @@
-//! From records to puts: which row gets which sequence, and what each key has committed.
+//! From records to changes of the store: which row gets which sequence, what each key has spent, and
+//! which exchanges are in doubt.
 //!
-//! What is stored for a key is what it settled on its last day and what its open intents hold: a
-//! process that is killed while calls are at a vendor finds their quotes committed at the next start.
+//! The same code runs behind live shards and at a start, over the records that the store does not
+//! have yet: there is one way from a journal to the books.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 
-use keybrake_proto::journal::{Booking, IntentId, Record, RecordError};
+use keybrake_proto::journal::{Booking, End, IntentId, NotARecord, Record};
 use keybrake_proto::key::KeyId;
 use keybrake_proto::money::Micros;
-use keybrake_proto::time::Day;
+use keybrake_proto::time::{Day, UnixMicros};
+use serde::{Deserialize, Serialize};
 
 use super::batch::{Batch, Family};
-use super::format::{Spend, encode_sequence, encode_spend};
+use super::format::{self, CURSOR, FLOOR, Spend, encode_intent, encode_place, encode_sequence, encode_spend};
+use super::resolve;
+
+/// A record on its way to the store.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Handed {
+    /// Whose journal it is in.
+    pub(crate) shard: u16,
+    /// Its place there.
+    pub(crate) sequence: u64,
+    /// Its bytes.
+    pub(crate) payload: std::sync::Arc<[u8]>,
+}
+
+/// An exchange that was sent and whose outcome is not known (rule Q1).
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Doubt {
+    /// Whose money: the key and its ancestors, leaf first.
+    pub(crate) keys: Vec<KeyId>,
+    /// What is held on each of them.
+    pub(crate) quote: Micros,
+    /// Since when.
+    pub(crate) since: UnixMicros,
+    /// The day on which it was booked at its quote; `None` while it is held.
+    pub(crate) booked: Option<Day>,
+    /// The encoded audit row.
+    pub(crate) row: Vec<u8>,
+}
+
+/// An intent without an outcome.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Open {
+    keys: Vec<KeyId>,
+    day: Day,
+    quote: Micros,
+    row: Vec<u8>,
+    /// Whether the store has it.
+    #[serde(skip)]
+    stored: bool,
+}
+
+impl Open {
+    fn new(keys: Vec<KeyId>, day: Day, quote: Micros, row: &[u8]) -> Open {
+        Open { keys, day, quote, row: row.to_vec(), stored: false }
+    }
+}
+
+/// What the store holds at a start.
+#[derive(Debug, Default)]
+pub(crate) struct Stored {
+    pub(crate) spend: Vec<(KeyId, Spend)>,
+    pub(crate) doubts: Vec<(IntentId, Doubt)>,
+    pub(crate) open: Vec<(IntentId, Open)>,
+    pub(crate) cursors: Vec<(u16, u64)>,
+    pub(crate) floors: Vec<(u16, u64)>,
+    /// The sequence of the next audit row.
+    pub(crate) next_sequence: u64,
+}
+
+/// What a key starts with.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Opening {
+    pub(crate) spend: Spend,
+    /// What it has in doubt and holds therefore.
+    pub(crate) in_doubt: Micros,
+}
 
 /// What the storage thread knows of the store without reading it. No I/O.
-#[derive(Debug)]
-pub(super) struct Books {
-    accounts: HashMap<KeyId, Entry>,
-    /// Intents without an outcome, with what each holds.
-    open: HashMap<IntentId, (KeyId, Micros)>,
+#[derive(Debug, Default)]
+pub(crate) struct Books {
+    pub(super) accounts: HashMap<KeyId, Spend>,
+    pub(super) doubts: BTreeMap<IntentId, Doubt>,
+    open: BTreeMap<IntentId, Open>,
+    /// Up to which record each journal has been entered.
+    cursors: BTreeMap<u16, u64>,
+    /// Up to which record the store has the open intents of each journal.
+    floors: BTreeMap<u16, u64>,
     next_sequence: u64,
     /// Records that were not records: a bug in a shard, as they come from this process.
     damaged: u64,
 }
 
-/// One key's money as the records say it.
-#[derive(Clone, Copy, Debug)]
-struct Entry {
-    day: Day,
-    /// Settled on `day`, or committed on it before this process started.
-    settled: Micros,
-    /// What its open intents hold; a hold is carried into a new day.
-    held: Micros,
-}
-
-impl Entry {
-    fn committed(&self) -> Spend {
-        Spend { day: self.day, committed: self.settled.saturating_add(self.held) }
-    }
-
-    /// Days only go on.
-    fn advance(&mut self, day: Day) {
-        if day > self.day {
-            (self.day, self.settled) = (day, Micros::ZERO);
-        }
-    }
+/// What changed while a batch was made.
+#[derive(Default)]
+pub(super) struct Touched {
+    pub(super) keys: BTreeSet<KeyId>,
+    shards: BTreeSet<u16>,
 }
 
 impl Books {
-    pub(super) fn new(spend: Vec<(KeyId, Spend)>, next_sequence: u64) -> Books {
-        let entry = |spend: Spend| Entry { day: spend.day, settled: spend.committed, held: Micros::ZERO };
-        let accounts = spend.into_iter().map(|(key, spend)| (key, entry(spend))).collect();
-        Books { accounts, open: HashMap::new(), next_sequence, damaged: 0 }
+    pub(crate) fn new(stored: Stored) -> Books {
+        Books {
+            accounts: stored.spend.into_iter().collect(),
+            doubts: stored.doubts.into_iter().collect(),
+            open: stored.open.into_iter().map(|(id, open)| (id, Open { stored: true, ..open })).collect(),
+            cursors: stored.cursors.into_iter().collect(),
+            floors: stored.floors.into_iter().collect(),
+            next_sequence: stored.next_sequence.max(1),
+            damaged: 0,
+        }
     }
 
     /// Intents without an outcome so far.
-    pub(super) fn open_intents(&self) -> u64 {
+    pub(crate) fn open_intents(&self) -> u64 {
         u64::try_from(self.open.len()).unwrap_or(u64::MAX)
     }
 
     /// Records that did not decode.
-    pub(super) fn damaged(&self) -> u64 {
+    pub(crate) fn damaged(&self) -> u64 {
         self.damaged
     }
 
-    /// Enters `records` and gives what is to be written for them.
+    /// Whether nothing was ever entered.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.accounts.is_empty() && self.cursors.is_empty() && self.next_sequence == 1
+    }
+
+    /// Up to which record of each shard the store has the open intents too.
+    pub(crate) fn floors(&self) -> &BTreeMap<u16, u64> {
+        &self.floors
+    }
+
+    /// Up to which record of each shard the books go.
+    pub(crate) fn cursors(&self) -> &BTreeMap<u16, u64> {
+        &self.cursors
+    }
+
+    /// The exchanges in doubt, those included that were booked.
+    pub(crate) fn doubts(&self) -> &BTreeMap<IntentId, Doubt> {
+        &self.doubts
+    }
+
+    /// The doubts that are held since `before` or longer.
+    pub(super) fn expired(&self, before: UnixMicros) -> Vec<IntentId> {
+        let held = |doubt: &Doubt| doubt.booked.is_none() && doubt.since <= before;
+        self.doubts.iter().filter(|(_, doubt)| held(doubt)).map(|(id, _)| *id).collect()
+    }
+
+    /// What every key that ever spent has spent, and what it has in doubt.
+    pub(crate) fn openings(&self) -> HashMap<KeyId, Opening> {
+        let opening = |spend: &Spend| Opening { spend: *spend, in_doubt: Micros::ZERO };
+        let mut openings: HashMap<KeyId, Opening> =
+            self.accounts.iter().map(|(key, spend)| (*key, opening(spend))).collect();
+        for doubt in self.doubts.values().filter(|doubt| doubt.booked.is_none()) {
+            for key in &doubt.keys {
+                let opening = openings.entry(*key).or_default();
+                opening.in_doubt = opening.in_doubt.saturating_add(doubt.quote);
+            }
+        }
+        openings
+    }
+
+    /// Enters `records`, each once, and gives what is to be written for them.
     ///
     /// Spend is written as what it is, not as what is added: the batch may be written twice.
-    pub(super) fn enter(&mut self, records: &[Vec<u8>]) -> Batch {
-        let mut batch = Batch::default();
-        let mut touched = BTreeMap::new();
-        for bytes in records {
-            if self.enter_one(bytes, &mut batch, &mut touched).is_err() {
+    pub(crate) fn enter(&mut self, records: &[Handed], now: UnixMicros) -> Batch {
+        let (mut batch, mut touched) = (Batch::default(), Touched::default());
+        for handed in records {
+            let cursor = self.cursors.entry(handed.shard).or_default();
+            // The store has it: it was handed over before a crash, or stands in two segments.
+            let is_new = handed.sequence > *cursor;
+            let result = if is_new {
+                *cursor = handed.sequence;
+                touched.shards.insert(handed.shard);
+                self.enter_one(handed, now, &mut batch, &mut touched)
+            } else {
+                self.recall(handed)
+            };
+            if result.is_err() {
                 self.damaged = self.damaged.saturating_add(1);
             }
         }
-        for (key, spend) in touched {
-            batch.put(Family::Spend, key.as_bytes(), &encode_spend(spend));
-        }
+        self.finish(&mut batch, &touched);
         batch
     }
 
-    fn enter_one(
-        &mut self,
-        bytes: &[u8],
-        batch: &mut Batch,
-        touched: &mut BTreeMap<KeyId, Spend>,
-    ) -> Result<(), RecordError> {
-        let mut rest = bytes;
-        while !rest.is_empty() {
-            let (record, behind) = Record::decode(rest)?;
-            rest = behind;
-            match record {
-                Record::Intent { id, key, day, quote } => {
-                    self.open.insert(id, (key, quote));
-                    touched.insert(
-                        key,
-                        self.change(key, day, |entry| entry.held = entry.held.saturating_add(quote)),
-                    );
-                }
-                Record::Outcome { intent, booking, row } => {
-                    if let Some((key, quote)) = intent.and_then(|id| self.open.remove(&id)) {
-                        let day = booking.map_or(Day::default(), |booking| booking.day);
-                        let end = |entry: &mut Entry| entry.held = entry.held.saturating_sub(quote);
-                        touched.insert(key, self.change(key, day, end));
-                    }
-                    batch.put(Family::Audit, &encode_sequence(self.next_sequence), row);
-                    self.next_sequence = self.next_sequence.saturating_add(1);
-                    if let Some(booking) = booking {
-                        touched.insert(booking.key, self.book(booking));
-                    }
-                }
+    /// What the store has to know before a journal may forget its first records: the open intents
+    /// among them. Gives also up to where each journal may forget.
+    pub(crate) fn checkpoint(&mut self) -> (Batch, BTreeMap<u16, u64>) {
+        let mut batch = Batch::default();
+        for (id, open) in self.open.iter_mut().filter(|(_, open)| !open.stored) {
+            batch.put(Family::Intents, &encode_intent(*id), &format::encode_open(open));
+            open.stored = true;
+        }
+        self.raise_floors(&mut batch);
+        (batch, self.floors.clone())
+    }
+
+    /// Ends every intent that has no outcome, as after a crash: a row that says so, and a doubt.
+    pub(crate) fn end_open(&mut self, now: UnixMicros) -> Batch {
+        let (mut batch, mut touched) = (Batch::default(), Touched::default());
+        let open: Vec<IntentId> = self.open.keys().copied().collect();
+        for id in open {
+            self.lose(id, now, &mut batch, &mut touched);
+        }
+        // Or the next start would find the same intents again.
+        self.raise_floors(&mut batch);
+        self.finish(&mut batch, &touched);
+        batch
+    }
+
+    fn raise_floors(&mut self, batch: &mut Batch) {
+        for (shard, cursor) in &self.cursors {
+            if self.floors.insert(*shard, *cursor) != Some(*cursor) {
+                batch.put(Family::Meta, &encode_place(FLOOR, *shard), &encode_sequence(*cursor));
             }
+        }
+    }
+
+    /// At a start: a record that the store has, of which only the open intent is missing there.
+    fn recall(&mut self, handed: &Handed) -> Result<(), NotARecord> {
+        if self.floors.get(&handed.shard).is_some_and(|floor| handed.sequence <= *floor) {
+            return Ok(());
+        }
+        match Record::decode(&handed.payload)? {
+            Record::Intent { keys, day, quote, row } => self.open(handed, Open::new(keys, day, quote, row)),
+            Record::Outcome { intent: Some(intent), .. } | Record::Lost { intent } => {
+                self.open.remove(&intent);
+            }
+            Record::Outcome { intent: None, .. } => {}
         }
         Ok(())
     }
 
-    /// A hold that ended on a day before the key's last one was carried to that day by the account
-    /// word, so a booking for an earlier day is one whose window is over.
-    fn book(&mut self, Booking { key, day, charge }: Booking) -> Spend {
-        self.change(key, day, |entry| {
-            if day == entry.day {
-                entry.settled = entry.settled.saturating_add(charge);
-            }
-        })
+    fn open(&mut self, handed: &Handed, open: Open) {
+        self.open.insert(IntentId::new(handed.shard, handed.sequence), open);
     }
 
-    /// Changes a key's entry on `day` or its own later one; gives what is to be stored.
-    fn change(&mut self, key: KeyId, day: Day, change: impl FnOnce(&mut Entry)) -> Spend {
-        let new = Entry { day, settled: Micros::ZERO, held: Micros::ZERO };
-        let entry = self.accounts.entry(key).or_insert(new);
-        entry.advance(day);
-        change(entry);
-        entry.committed()
+    fn enter_one(
+        &mut self,
+        handed: &Handed,
+        now: UnixMicros,
+        batch: &mut Batch,
+        touched: &mut Touched,
+    ) -> Result<(), NotARecord> {
+        match Record::decode(&handed.payload)? {
+            Record::Intent { keys, day, quote, row } => self.open(handed, Open::new(keys, day, quote, row)),
+            Record::Outcome { intent, end, bookings, row } => {
+                let open = intent.and_then(|id| Some((id, self.close(id, batch)?)));
+                self.put_row(row, batch);
+                for booking in &bookings {
+                    self.book(*booking, touched);
+                }
+                if end == End::InDoubt {
+                    let (id, open) = open.ok_or(NotARecord)?;
+                    self.doubt(id, open, row, now, batch);
+                }
+            }
+            Record::Lost { intent } => self.lose(intent, now, batch, touched),
+        }
+        Ok(())
+    }
+
+    fn close(&mut self, id: IntentId, batch: &mut Batch) -> Option<Open> {
+        let open = self.open.remove(&id)?;
+        if open.stored {
+            batch.delete(Family::Intents, &encode_intent(id));
+        }
+        Some(open)
+    }
+
+    fn lose(&mut self, id: IntentId, now: UnixMicros, batch: &mut Batch, touched: &mut Touched) {
+        let Some(open) = self.close(id, batch) else { return };
+        let row = open.row.clone();
+        self.put_row(&row, batch);
+        for key in &open.keys {
+            let booking = Booking { key: *key, day: open.day, charge: Micros::ZERO, requests: 1 };
+            self.book(booking, touched);
+        }
+        self.doubt(id, open, &row, now, batch);
+    }
+
+    fn doubt(&mut self, id: IntentId, open: Open, row: &[u8], now: UnixMicros, batch: &mut Batch) {
+        // Nothing is held for a call that moves no money, so nothing is in doubt.
+        if open.quote == Micros::ZERO {
+            return;
+        }
+        let doubt =
+            Doubt { keys: open.keys, quote: open.quote, since: now, booked: None, row: row.to_vec() };
+        batch.put(Family::Doubts, &encode_intent(id), &format::encode_doubt(&doubt));
+        self.doubts.insert(id, doubt);
+    }
+
+    pub(super) fn put_row(&mut self, row: &[u8], batch: &mut Batch) {
+        batch.put(Family::Audit, &encode_sequence(self.next_sequence), row);
+        self.next_sequence = self.next_sequence.saturating_add(1);
+    }
+
+    /// A hold that ended on a day before the key's last one was carried to that day by the account
+    /// word, so a booking for an earlier day is one whose window is over. A lifetime has no window.
+    pub(super) fn book(&mut self, booking: Booking, touched: &mut Touched) {
+        let spend = self.accounts.entry(booking.key).or_default();
+        if booking.day > spend.day {
+            *spend = Spend { day: booking.day, settled: Micros::ZERO, requests: 0, ..*spend };
+        }
+        if booking.day == spend.day {
+            spend.settled = spend.settled.saturating_add(booking.charge);
+            spend.requests = spend.requests.saturating_add(booking.requests);
+        }
+        spend.lifetime = spend.lifetime.saturating_add(booking.charge);
+        touched.keys.insert(booking.key);
+    }
+
+    /// Adds what each touched key has spent and each touched journal has reached.
+    pub(super) fn finish(&self, batch: &mut Batch, touched: &Touched) {
+        for key in &touched.keys {
+            if let Some(spend) = self.accounts.get(key) {
+                batch.put(Family::Spend, key.as_bytes(), &encode_spend(*spend));
+            }
+        }
+        for shard in &touched.shards {
+            if let Some(cursor) = self.cursors.get(shard) {
+                batch.put(Family::Meta, &encode_place(CURSOR, *shard), &encode_sequence(*cursor));
+            }
+        }
+    }
+
+    /// Ends a doubt as an operator says; gives what is to be written, and what changes for the keys.
+    pub(super) fn resolve(
+        &mut self,
+        resolution: &resolve::Resolution,
+        now: UnixMicros,
+    ) -> Result<(Batch, resolve::Resolved), resolve::NoDoubt> {
+        resolve::resolve(self, resolution, now)
     }
 }

@@ -1,26 +1,41 @@
 //! The bytes of keys and values. All but audit rows, whose format is `proto`'s.
 
+use keybrake_proto::journal::IntentId;
 use keybrake_proto::key::KeyId;
 use keybrake_proto::money::Micros;
 use keybrake_proto::time::Day;
 
 use super::StoreError;
 use super::batch::Family;
+use super::books::{Doubt, Open};
 use crate::registry::KeyRecord;
 
 /// The version of all of this, in `meta`.
-pub(super) const SCHEMA: &str = "1";
+pub(super) const SCHEMA: &str = "2";
 
-/// The first byte of every value here.
+/// Schemas that are read and made the present one: without doubts and journals.
+pub(super) const SCHEMAS_BEFORE: [&str; 1] = ["1"];
+
+/// The first byte of every value here but spend.
 const VERSION: u8 = 1;
 
-/// What a key has committed on a day.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// The first byte of spend.
+const SPEND_VERSION: u8 = 2;
+
+/// The first byte of spend in schema 1: day and committed only.
+const SPEND_VERSION_BEFORE: u8 = 1;
+
+/// What a key has spent.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Spend {
-    /// The last day on which the key committed anything.
+    /// The last day on which anything happened.
     pub(crate) day: Day,
-    /// What it committed on that day.
-    pub(crate) committed: Micros,
+    /// What was settled on that day. What is held or in doubt is not part of it.
+    pub(crate) settled: Micros,
+    /// Requests that were sent on that day.
+    pub(crate) requests: u32,
+    /// What was settled ever.
+    pub(crate) lifetime: Micros,
 }
 
 /// A credential as stored.
@@ -45,23 +60,79 @@ pub(super) fn decode_key(key: &[u8], value: &[u8]) -> Option<KeyRecord> {
     (record.id.as_bytes() == key).then_some(record)
 }
 
-/// `version u8 | day u32 | committed u64`, little-endian.
-pub(super) fn encode_spend(spend: Spend) -> [u8; 13] {
-    let mut value = [VERSION; 13];
-    let (day, committed) = (spend.day.as_u32().to_le_bytes(), spend.committed.as_u64().to_le_bytes());
-    for (to, from) in value.iter_mut().skip(1).zip(day.into_iter().chain(committed)) {
-        *to = from;
-    }
-    value
+/// `version u8 | day u32 | settled u64 | requests u32 | lifetime u64`, little-endian.
+pub(super) fn encode_spend(spend: Spend) -> Vec<u8> {
+    [
+        &[SPEND_VERSION][..],
+        &spend.day.as_u32().to_le_bytes(),
+        &spend.settled.as_u64().to_le_bytes(),
+        &spend.requests.to_le_bytes(),
+        &spend.lifetime.as_u64().to_le_bytes(),
+    ]
+    .concat()
 }
 
 pub(super) fn decode_spend(key: &[u8], value: &[u8]) -> Option<(KeyId, Spend)> {
-    let (day, committed) = current(value)?.split_first_chunk()?;
+    let (version, rest) = value.split_first()?;
+    let (day, rest) = rest.split_first_chunk()?;
     let day = u32::from_le_bytes(*day);
-    let committed = Micros::new(u64::from_le_bytes(committed.try_into().ok()?))?;
     // A day beyond the calendar would close the key's window for centuries.
     let day = (day <= Day::MAX.as_u32()).then_some(Day::new(day))?;
-    Some((KeyId::from_bytes(key)?, Spend { day, committed }))
+    let (settled, rest) = rest.split_first_chunk()?;
+    let settled = Micros::new(u64::from_le_bytes(*settled))?;
+    let spend = match (*version, rest) {
+        (SPEND_VERSION_BEFORE, []) => Spend { day, settled, requests: 0, lifetime: settled },
+        (SPEND_VERSION, rest) => {
+            let (requests, lifetime) = rest.split_first_chunk()?;
+            let lifetime = Micros::new(u64::from_le_bytes(lifetime.try_into().ok()?))?;
+            Spend { day, settled, requests: u32::from_le_bytes(*requests), lifetime }
+        }
+        _ => return None,
+    };
+    Some((KeyId::from_bytes(key)?, spend))
+}
+
+/// Big-endian, so that doubts are in the order of shard and time.
+pub(super) fn encode_intent(id: IntentId) -> [u8; 8] {
+    id.as_u64().to_be_bytes()
+}
+
+/// Version byte and postcard.
+pub(super) fn encode_doubt(doubt: &Doubt) -> Vec<u8> {
+    // Serializing integers and bytes to memory has no way to fail.
+    postcard::to_extend(doubt, vec![VERSION]).unwrap_or_default()
+}
+
+pub(super) fn decode_doubt(key: &[u8], value: &[u8]) -> Option<(IntentId, Doubt)> {
+    let id = IntentId::from_u64(u64::from_be_bytes(key.try_into().ok()?));
+    Some((id, postcard::from_bytes(current(value)?).ok()?))
+}
+
+/// Version byte and postcard.
+pub(super) fn encode_open(open: &Open) -> Vec<u8> {
+    // Serializing integers and bytes to memory has no way to fail.
+    postcard::to_extend(open, vec![VERSION]).unwrap_or_default()
+}
+
+pub(super) fn decode_open(key: &[u8], value: &[u8]) -> Option<(IntentId, Open)> {
+    let id = IntentId::from_u64(u64::from_be_bytes(key.try_into().ok()?));
+    Some((id, postcard::from_bytes(current(value)?).ok()?))
+}
+
+/// `cursor/` and the shard: entries of `meta` that say up to which record its journal is in the store.
+pub(super) const CURSOR: &[u8] = b"cursor/";
+
+/// `floor/` and the shard: up to there the store has the journal's open intents too.
+pub(super) const FLOOR: &[u8] = b"floor/";
+
+/// The key of a shard's place in `meta`.
+pub(super) fn encode_place(kind: &[u8], shard: u16) -> Vec<u8> {
+    [kind, &shard.to_be_bytes()].concat()
+}
+
+pub(super) fn decode_place(kind: &[u8], key: &[u8], value: &[u8]) -> Option<(u16, u64)> {
+    let shard = u16::from_be_bytes(key.strip_prefix(kind)?.try_into().ok()?);
+    Some((shard, decode_sequence(value)?))
 }
 
 /// `length of vendor u32 | vendor | account`.
@@ -104,9 +175,16 @@ mod tests {
 
     proptest::proptest! {
         #[test]
-        fn spend_reads_back_as_written(day in 0..=Day::MAX.as_u32(), micros in 0..=Micros::MAX.as_u64()) {
+        fn spend_reads_back_as_written(
+            day in 0..=Day::MAX.as_u32(),
+            settled in 0..=Micros::MAX.as_u64(),
+            requests: u32,
+            lifetime in 0..=Micros::MAX.as_u64(),
+        ) {
             let key = KeyId::from_bytes(b"0123456789abcdef").unwrap();
-            let spend = Spend { day: Day::new(day), committed: Micros::new(micros).unwrap() };
+            let micros = |amount| Micros::new(amount).unwrap();
+            let spend =
+                Spend { day: Day::new(day), settled: micros(settled), requests, lifetime: micros(lifetime) };
             let value = encode_spend(spend);
             proptest::prop_assert_eq!(decode_spend(key.as_bytes(), &value), Some((key, spend)));
         }
@@ -114,20 +192,30 @@ mod tests {
         #[test]
         fn arbitrary_bytes_never_panic(key: Vec<u8>, value: Vec<u8>) {
             let _read = (decode_key(&key, &value), decode_spend(&key, &value), decode_credential(&value));
+            let _read = (decode_doubt(&key, &value), decode_open(&key, &value), decode_place(CURSOR, &key, &value));
         }
     }
 
     #[test]
     fn values_outside_their_bounds_are_refused() {
         let key = b"0123456789abcdef";
-        let value = encode_spend(Spend { day: Day::MAX, committed: Micros::MAX });
-        for (at, byte) in [(0, 2), (3, 0x02), (12, 0x80)] {
-            let mut wrong = value;
+        let most = Spend { day: Day::MAX, settled: Micros::MAX, requests: 7, lifetime: Micros::MAX };
+        let value = encode_spend(most);
+        for (at, byte) in [(0, 3), (3, 0x02), (12, 0x80), (24, 0x80)] {
+            let mut wrong = value.clone();
             wrong[at] = byte;
             assert_eq!(decode_spend(key, &wrong), None, "byte {at}");
         }
         assert_eq!(decode_spend(b"short", &value), None);
-        assert_eq!(decode_spend(key, &value[..12]), None);
+        assert_eq!(decode_spend(key, &value[..24]), None);
+    }
+
+    #[test]
+    fn spend_of_the_schema_before_is_read() {
+        let value = [&[1][..], &5u32.to_le_bytes(), &30u64.to_le_bytes()].concat();
+        let (_, spend) = decode_spend(b"0123456789abcdef", &value).unwrap();
+        let settled = Micros::new(30).unwrap();
+        assert_eq!(spend, Spend { day: Day::new(5), settled, requests: 0, lifetime: settled });
     }
 
     #[test]

@@ -1,17 +1,22 @@
 //! The way to the storage thread, and what every other thread may know of it.
 
+use std::collections::BTreeMap;
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread::{self, JoinHandle};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use crossbeam_channel::{Sender, TrySendError, bounded};
+use keybrake_proto::journal::IntentId;
+use keybrake_proto::time::{Day, UnixMicros};
 
-use super::books::Books;
+use super::books::{Books, Doubt, Handed};
 use super::format::encode_key;
-use super::writer::{Command, Done, KeyWrite, Sink, Waits, Writer};
+use super::resolve::{NoDoubt, Resolution, Resolved};
+use super::writer::{Command, Done, KeyWrite, Sink, TellResolved, Waits, Writer};
 use super::{Store, StoreError};
+use crate::progress::{AllProgress, Watch};
 use crate::registry::KeyRecord;
 
 /// Records that may wait for the disk.
@@ -26,14 +31,21 @@ const STALL: Duration = Duration::from_secs(2);
 const WAITS: Waits = Waits {
     gather: Duration::from_millis(2),
     retry: Duration::from_millis(100),
+    checkpoint: Duration::from_secs(1),
     stop: Duration::from_secs(10),
 };
 
-/// Starts the thread `storage`, which owns the store from now on.
-pub(crate) fn start(store: Store) -> Result<(StorageHandle, JoinHandle<()>), StoreError> {
-    let books = Books::new(store.spend()?, store.next_audit_sequence()?);
+/// How long the control side waits for an answer that needs the disk.
+const ANSWER_WAIT: Duration = Duration::from_secs(5);
+
+/// Starts the thread `storage`, which owns the store from now on. `books` are what the store holds.
+pub(crate) fn start(
+    store: Store,
+    books: Books,
+    progress: AllProgress,
+) -> Result<(StorageHandle, JoinHandle<()>), StoreError> {
     let limits = Limits { records_max: RECORDS_MAX, stall: STALL, waits: WAITS };
-    start_with(store, books, limits)
+    start_with(store, books, progress, limits)
         .map_err(|error| StoreError::Io(format!("cannot start the storage thread: {error}")))
 }
 
@@ -48,9 +60,10 @@ pub(super) struct Limits {
 pub(super) fn start_with(
     sink: impl Sink,
     books: Books,
+    progress: AllProgress,
     limits: Limits,
 ) -> io::Result<(StorageHandle, JoinHandle<()>)> {
-    let shared = Arc::new(Shared::new(limits.stall));
+    let shared = Arc::new(Shared::new(limits.stall, progress));
     let (commands, waiting_commands) = bounded(COMMANDS_MAX);
     let (records, waiting_records) = bounded(limits.records_max);
     let writer =
@@ -63,7 +76,7 @@ pub(super) fn start_with(
 
 /// The queue is full or the thread has ended; the record comes back.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Full(pub(crate) Vec<u8>);
+pub(crate) struct Full(pub(crate) Handed);
 
 /// What the storage thread has done, for `/metrics`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -78,6 +91,8 @@ pub(crate) struct Counters {
     pub(crate) queued: usize,
     /// Intents without an outcome.
     pub(crate) open_intents: u64,
+    /// Exchanges in doubt, those booked included.
+    pub(crate) doubts: u64,
     /// Records that were none: a bug.
     pub(crate) damaged: u64,
     /// Whether the last write succeeded.
@@ -89,16 +104,52 @@ pub(crate) struct Counters {
 #[derive(Clone)]
 pub(crate) struct StorageHandle {
     commands: Sender<Command>,
-    records: Sender<Vec<u8>>,
+    records: Sender<Handed>,
     /// Records that may wait before admission stops.
     room: usize,
     shared: Arc<Shared>,
 }
 
 impl StorageHandle {
-    /// Queues encoded records of `proto::journal`. Never blocks.
-    pub(crate) fn record(&self, bytes: Vec<u8>) -> Result<(), Full> {
-        self.records.try_send(bytes).map_err(|error| Full(error.into_inner()))
+    /// Queues a record of a journal; each shard's in order. Never blocks.
+    pub(crate) fn record(&self, record: Handed) -> Result<(), Full> {
+        self.records.try_send(record).map_err(|error| Full(error.into_inner()))
+    }
+
+    /// Ends a doubt. `done` is called on the storage thread once that is on disk, however long the
+    /// disk takes; it is dropped uncalled where the thread has ended.
+    pub(crate) fn resolve(
+        &self,
+        resolution: Resolution,
+        done: impl FnOnce(Result<Resolved, NoDoubt>) + Send + 'static,
+    ) -> Result<(), StoreError> {
+        let done: TellResolved = Box::new(done);
+        self.command(Command::Resolve { resolution, done })
+    }
+
+    /// Books on `day` what is in doubt since `before` or longer (rule Q1); `tell` is called for each
+    /// on the storage thread, once that is on disk.
+    pub(crate) fn expire(
+        &self,
+        before: UnixMicros,
+        day: Day,
+        tell: Arc<dyn Fn(Resolved) + Send + Sync>,
+    ) -> Result<(), StoreError> {
+        self.command(Command::Expire { before, day, tell })
+    }
+
+    /// Every doubt that no operator has resolved. Blocks, for control threads.
+    pub(crate) fn doubts(&self) -> Result<Vec<(IntentId, Doubt)>, StoreError> {
+        let (asked, doubts) = bounded(1);
+        self.command(Command::Doubts(asked))?;
+        doubts.recv_timeout(ANSWER_WAIT).map_err(|_| StoreError::Busy)
+    }
+
+    fn command(&self, command: Command) -> Result<(), StoreError> {
+        self.commands.try_send(command).map_err(|error| match error {
+            TrySendError::Full(_) => StoreError::Busy,
+            TrySendError::Disconnected(_) => StoreError::Stopped,
+        })
     }
 
     /// Whether what is admitted now will have its audit row (I4): the disk takes writes, the one
@@ -152,6 +203,7 @@ impl StorageHandle {
             last_batch_us: self.shared.last_batch_us.load(Ordering::Relaxed),
             queued: self.records.len(),
             open_intents: self.shared.open_intents.load(Ordering::Relaxed),
+            doubts: self.shared.doubts.load(Ordering::Relaxed),
             damaged: self.shared.damaged.load(Ordering::Relaxed),
             healthy: self.shared.healthy.load(Ordering::Relaxed),
         }
@@ -160,57 +212,42 @@ impl StorageHandle {
 
 /// What the storage thread writes and the others read. Nothing is ordered by it, so all is relaxed.
 pub(super) struct Shared {
-    epoch: Instant,
-    stall_us: u64,
-    /// When the write that runs began, in microseconds since `epoch`; 0 while none runs.
-    writing_since_us: AtomicU64,
+    progress: AllProgress,
+    writes: Watch,
     healthy: AtomicBool,
     stopped: AtomicBool,
     rows: AtomicU64,
     batches: AtomicU64,
     last_batch_us: AtomicU64,
     open_intents: AtomicU64,
+    doubts: AtomicU64,
     damaged: AtomicU64,
 }
 
 impl Shared {
-    fn new(stall: Duration) -> Shared {
+    fn new(stall: Duration, progress: AllProgress) -> Shared {
         Shared {
-            epoch: Instant::now(),
-            stall_us: micros(stall),
-            writing_since_us: AtomicU64::new(0),
+            progress,
+            writes: Watch::new(stall),
             healthy: AtomicBool::new(true),
             stopped: AtomicBool::new(false),
             rows: AtomicU64::new(0),
             batches: AtomicU64::new(0),
             last_batch_us: AtomicU64::new(0),
             open_intents: AtomicU64::new(0),
+            doubts: AtomicU64::new(0),
             damaged: AtomicU64::new(0),
         }
     }
 
     fn takes_writes(&self) -> bool {
-        self.healthy.load(Ordering::Relaxed) && !self.stopped.load(Ordering::Relaxed) && !self.is_stalled()
-    }
-
-    /// Reads the clock only while a write runs.
-    fn is_stalled(&self) -> bool {
-        let since = self.writing_since_us.load(Ordering::Relaxed);
-        since != 0 && self.now_us().saturating_sub(since) > self.stall_us
-    }
-
-    /// Never 0.
-    fn now_us(&self) -> u64 {
-        micros(self.epoch.elapsed()).saturating_add(1)
+        let runs = self.healthy.load(Ordering::Relaxed) && !self.stopped.load(Ordering::Relaxed);
+        runs && !self.writes.is_stalled()
     }
 
     /// Runs a write; also gives how long it took, in microseconds.
     pub(super) fn timed<T>(&self, write: impl FnOnce() -> T) -> (T, u64) {
-        let since = self.now_us();
-        self.writing_since_us.store(since, Ordering::Relaxed);
-        let result = write();
-        self.writing_since_us.store(0, Ordering::Relaxed);
-        (result, self.now_us().saturating_sub(since))
+        self.writes.timed(write)
     }
 
     pub(super) fn set_healthy(&self) {
@@ -236,12 +273,27 @@ impl Shared {
         self.last_batch_us.store(took_us, Ordering::Relaxed);
     }
 
-    pub(super) fn set_books(&self, open_intents: u64, damaged: u64) {
-        self.open_intents.store(open_intents, Ordering::Relaxed);
-        self.damaged.store(damaged, Ordering::Relaxed);
+    pub(super) fn set_books(&self, books: &Books) {
+        self.open_intents.store(books.open_intents(), Ordering::Relaxed);
+        self.doubts.store(u64::try_from(books.doubts().len()).unwrap_or(u64::MAX), Ordering::Relaxed);
+        self.damaged.store(books.damaged(), Ordering::Relaxed);
     }
-}
 
-fn micros(duration: Duration) -> u64 {
-    u64::try_from(duration.as_micros()).unwrap_or(u64::MAX)
+    /// The store has taken each journal up to here. Journals of shards of an earlier run have no line.
+    pub(super) fn set_stored(&self, cursors: &BTreeMap<u16, u64>) {
+        for (shard, sequence) in cursors {
+            if let Some(progress) = self.progress.get(usize::from(*shard)) {
+                progress.set_stored(*sequence);
+            }
+        }
+    }
+
+    /// The store has it on disk: the journals may forget it.
+    pub(super) fn set_forgettable(&self, floors: &BTreeMap<u16, u64>) {
+        for (shard, sequence) in floors {
+            if let Some(progress) = self.progress.get(usize::from(*shard)) {
+                progress.set_forgettable(*sequence);
+            }
+        }
+    }
 }

@@ -6,11 +6,13 @@ use std::io;
 use std::os::unix::fs::DirBuilderExt as _;
 use std::path::Path;
 
+use ring::rand::{SecureRandom as _, SystemRandom};
 use rocksdb::{ColumnFamilyDescriptor, DB, DBCompressionType, ErrorKind, IteratorMode, LogLevel, Options};
 
-use super::batch::Family;
-use super::format::SCHEMA;
-use super::{Store, StoreError};
+use super::batch::{Batch, Family};
+use super::format::{SCHEMA, SCHEMAS_BEFORE};
+use super::writer::Wal;
+use super::{STORE_ID, Store, StoreError};
 
 /// The column family that RocksDB always has. Its memtable counts too: log files are allocated as
 /// long as the largest.
@@ -59,7 +61,7 @@ pub(super) fn open(dir: &Path) -> Result<Store, StoreError> {
     let others = others.map(|name| ColumnFamilyDescriptor::new(name, small_options()));
     let db = DB::open_cf_descriptors(&options, dir, known.into_iter().chain(others))
         .map_err(|error| open_error(dir, error))?;
-    let store = Store { db };
+    let store = Store { db, marks: None };
     check_schema(&store)?;
     Ok(store)
 }
@@ -83,9 +85,13 @@ fn options(exists: bool) -> Options {
 fn family_options(family: Family) -> Options {
     match family {
         Family::Audit => memtable_options(AUDIT_MEMTABLE_BYTES, AUDIT_MEMTABLES_MAX),
-        Family::Keys | Family::Credentials | Family::Spend | Family::Objects | Family::Meta => {
-            small_options()
-        }
+        Family::Keys
+        | Family::Credentials
+        | Family::Spend
+        | Family::Objects
+        | Family::Intents
+        | Family::Doubts
+        | Family::Meta => small_options(),
     }
 }
 
@@ -130,6 +136,7 @@ fn open_error(dir: &Path, error: rocksdb::Error) -> StoreError {
 fn check_schema(store: &Store) -> Result<(), StoreError> {
     match store.read(Family::Meta, SCHEMA_KEY)? {
         Some(found) if found == SCHEMA.as_bytes() => Ok(()),
+        Some(found) if SCHEMAS_BEFORE.iter().any(|schema| found == schema.as_bytes()) => begin(store),
         Some(found) => Err(StoreError::Schema { found: String::from_utf8_lossy(&found).into_owned() }),
         None => {
             for family in Family::ALL {
@@ -137,7 +144,18 @@ fn check_schema(store: &Store) -> Result<(), StoreError> {
                     return Err(StoreError::DamagedEntry(Family::Meta.name()));
                 }
             }
-            store.put(Family::Meta, SCHEMA_KEY, SCHEMA.as_bytes())
+            begin(store)
         }
     }
+}
+
+/// Gives the store its number and its schema, in one write.
+fn begin(store: &Store) -> Result<(), StoreError> {
+    let mut id = [0; 16];
+    let random = SystemRandom::new().fill(&mut id);
+    random.map_err(|_| StoreError::Io("the system gives no random bytes".to_owned()))?;
+    let mut batch = Batch::default();
+    batch.put(Family::Meta, STORE_ID, &id);
+    batch.put(Family::Meta, SCHEMA_KEY, SCHEMA.as_bytes());
+    store.write(&batch, Wal::Synced)
 }

@@ -5,15 +5,16 @@ use std::path::PathBuf;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::{env, fs, process};
 
-use keybrake_proto::journal::{Booking, IntentId, Record};
+use keybrake_proto::journal::{Booking, End, IntentId, Record};
+use keybrake_proto::key::KeyId;
 use keybrake_proto::key::KeyDigest;
 use keybrake_proto::money::Micros;
 use keybrake_proto::policy::Policy;
-use keybrake_proto::time::{Day, UnixMicros};
+use keybrake_proto::time::Day;
 use proptest::prelude::*;
 
 use super::batch::Batch;
-use super::books::Books;
+use super::books::Stored;
 use super::*;
 
 /// A store's directory of this test's own, gone at its end.

@@ -5,15 +5,18 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, TryRecvError, after, select};
+use keybrake_proto::journal::IntentId;
 use keybrake_proto::key::KeyId;
+use keybrake_proto::time::{Day, UnixMicros};
 
 use super::StoreError;
 use super::batch::{Batch, Family};
-use super::books::Books;
+use super::books::{Books, Doubt, Handed};
 use super::handle::Shared;
+use super::resolve::{NoDoubt, Resolution, Resolved, Verdict};
 
 /// Records in one batch: where it was measured, batches of 64 to 512 took the least CPU time a record.
 const RECORDS_PER_BATCH_MAX: usize = 512;
@@ -38,8 +41,8 @@ pub(super) trait Sink: Send + 'static {
     /// Writes all of the batch or nothing.
     fn commit(&mut self, batch: &Batch, wal: Wal) -> Result<(), StoreError>;
 
-    /// Puts on disk what was written.
-    fn sync(&mut self) -> Result<(), StoreError>;
+    /// Notes outside the store that all it has taken is on disk.
+    fn mark(&mut self) -> Result<(), StoreError>;
 }
 
 type Tell = Box<dyn FnOnce(Result<(), StoreError>) + Send>;
@@ -76,9 +79,18 @@ pub(super) struct KeyWrite {
     pub(super) done: Done,
 }
 
+/// Told what a resolution changes, once that is on disk.
+pub(super) type TellResolved = Box<dyn FnOnce(Result<Resolved, NoDoubt>) + Send>;
+
 /// What cannot wait behind records.
 pub(super) enum Command {
     Put(KeyWrite),
+    /// End one doubt.
+    Resolve { resolution: Resolution, done: TellResolved },
+    /// Book the doubts that are older than `before`; `tell` is called for each when it is on disk.
+    Expire { before: UnixMicros, day: Day, tell: Arc<dyn Fn(Resolved) + Send + Sync> },
+    /// All doubts.
+    Doubts(Sender<Vec<(IntentId, Doubt)>>),
     /// Write what is queued, close the store, answer.
     Stop(Sender<Result<(), StoreError>>),
 }
@@ -91,27 +103,41 @@ pub(super) struct Waits {
     pub(super) gather: Duration,
     /// Between two tries of what the disk refused.
     pub(super) retry: Duration,
+    /// From a write to the sync that lets the journals forget it.
+    pub(super) checkpoint: Duration,
     /// For a disk that refuses while the process stops.
     pub(super) stop: Duration,
 }
 
 enum Event {
     Command(Command),
-    Record(Vec<u8>),
+    Record(Handed),
     Retry,
+    Checkpoint,
     /// No handle is left.
     Abandoned,
+}
+
+/// A batch that is to be written, and what follows from it.
+struct Pending {
+    batch: Batch,
+    wal: Wal,
+    /// Up to where journals may forget once it is on disk.
+    forgettable: Option<BTreeMap<u16, u64>>,
+    then: Vec<Box<dyn FnOnce() + Send>>,
 }
 
 pub(super) struct Writer<S> {
     sink: S,
     commands: Receiver<Command>,
-    records: Receiver<Vec<u8>>,
+    records: Receiver<Handed>,
     books: Books,
-    /// The batch of records that the disk refused. There is one at most: it comes first.
-    unwritten: Option<Batch>,
+    /// The batch that the disk refused. There is one at most: it comes first.
+    unwritten: Option<Pending>,
     /// Revocations that the disk refused.
     undurable: BTreeMap<KeyId, Vec<u8>>,
+    /// Since when something is written that no checkpoint covers.
+    unsynced_since: Option<Instant>,
     stops: Vec<Sender<Result<(), StoreError>>>,
     waits: Waits,
     shared: Arc<Shared>,
@@ -122,7 +148,7 @@ impl<S: Sink> Writer<S> {
         sink: S,
         books: Books,
         commands: Receiver<Command>,
-        records: Receiver<Vec<u8>>,
+        records: Receiver<Handed>,
         waits: Waits,
         shared: Arc<Shared>,
     ) -> Writer<S> {
@@ -133,6 +159,7 @@ impl<S: Sink> Writer<S> {
             books,
             unwritten: None,
             undurable: BTreeMap::new(),
+            unsynced_since: None,
             stops: Vec::new(),
             waits,
             shared,
@@ -143,11 +170,13 @@ impl<S: Sink> Writer<S> {
     pub(super) fn run(mut self) {
         // However the thread ends, nothing is admitted afterwards.
         let _ended = Ended(Arc::clone(&self.shared));
+        self.tell_books();
         while self.stops.is_empty() {
             match self.next() {
                 Event::Command(command) => self.serve(command),
                 Event::Record(record) => self.enter(record),
                 Event::Retry => self.retry(),
+                Event::Checkpoint => self.checkpoint(),
                 Event::Abandoned => break,
             }
         }
@@ -178,6 +207,9 @@ impl<S: Sink> Writer<S> {
                 Err(RecvTimeoutError::Disconnected) => Event::Abandoned,
             };
         }
+        if self.unsynced_since.is_some_and(|since| since.elapsed() >= self.waits.checkpoint) {
+            return Event::Checkpoint;
+        }
         for _ in 0..IDLE_ROUNDS {
             let waits =
                 if self.records.len() < RECORDS_PER_BATCH_MAX { self.waits.gather } else { Duration::ZERO };
@@ -193,9 +225,14 @@ impl<S: Sink> Writer<S> {
             }
         }
         // Nothing came for a while: now the next record may wake the thread.
+        let checkpoint = match self.unsynced_since {
+            Some(since) => after(self.waits.checkpoint.saturating_sub(since.elapsed())),
+            None => crossbeam_channel::never(),
+        };
         select! {
             recv(self.commands) -> command => command.map_or(Event::Abandoned, Event::Command),
             recv(self.records) -> record => record.map_or(Event::Abandoned, Event::Record),
+            recv(checkpoint) -> _ => Event::Checkpoint,
         }
     }
 
@@ -203,7 +240,7 @@ impl<S: Sink> Writer<S> {
         self.unwritten.is_some() || !self.undurable.is_empty()
     }
 
-    /// Serves `command` and the key writes that wait with it: one sync for all.
+    /// Serves `command` and what waits with it: one sync for all key writes.
     fn serve(&mut self, command: Command) {
         let mut writes = Vec::new();
         let mut next = Some(command);
@@ -211,6 +248,13 @@ impl<S: Sink> Writer<S> {
             match command {
                 Command::Put(write) => writes.push(write),
                 Command::Stop(stop) => self.stops.push(stop),
+                Command::Resolve { resolution, done } => self.resolve(&resolution, done),
+                Command::Expire { before, day, tell } => self.expire(before, day, &tell),
+                // Who asked may be gone.
+                Command::Doubts(asked) => {
+                    let doubts = self.books.doubts().iter().map(|(id, doubt)| (*id, doubt.clone()));
+                    asked.send(doubts.collect()).unwrap_or_default();
+                }
             }
             next = if writes.len() < KEYS_PER_BATCH_MAX { self.commands.try_recv().ok() } else { None };
         }
@@ -234,7 +278,7 @@ impl<S: Sink> Writer<S> {
         self.report(&result);
         // Key writes that keep coming must not hold back the rows once the disk works again.
         if result.is_ok() {
-            self.write_rows();
+            self.write_pending();
         }
     }
 
@@ -246,8 +290,10 @@ impl<S: Sink> Writer<S> {
         batch
     }
 
+    /// On disk, and marked: an older copy of the store would give a revoked key its rights back.
     fn commit_keys(&mut self, batch: &Batch) -> Result<(), StoreError> {
-        let result = self.shared.timed(|| self.sink.commit(batch, Wal::Synced)).0;
+        let Writer { sink, shared, .. } = self;
+        let (result, _) = shared.timed(|| sink.commit(batch, Wal::Synced).and_then(|()| sink.mark()));
         if result.is_ok() {
             self.undurable.clear();
         }
@@ -255,19 +301,42 @@ impl<S: Sink> Writer<S> {
     }
 
     /// Takes the records that are there, up to a batch, and writes them.
-    fn enter(&mut self, record: Vec<u8>) {
+    fn enter(&mut self, record: Handed) {
         let mut records = vec![record];
         records.extend(self.records.try_iter().take(RECORDS_PER_BATCH_MAX.saturating_sub(1)));
         let damaged_before = self.books.damaged();
-        let batch = self.books.enter(&records);
+        let batch = self.books.enter(&records, now());
         let damaged = self.books.damaged();
         if damaged > damaged_before {
             eprintln!("storage: {damaged} records so far were none and are lost: a bug, please report it");
         }
-        self.shared.set_books(self.books.open_intents(), damaged);
-        if !batch.is_empty() {
-            self.unwritten = Some(batch);
-            self.write_rows();
+        self.tell_books();
+        self.unsynced_since.get_or_insert_with(Instant::now);
+        self.write(Pending { batch, wal: Wal::Written, forgettable: None, then: Vec::new() });
+    }
+
+    fn checkpoint(&mut self) {
+        let (batch, forgettable) = self.books.checkpoint();
+        self.unsynced_since = None;
+        self.write(Pending { batch, wal: Wal::Synced, forgettable: Some(forgettable), then: Vec::new() });
+    }
+
+    fn resolve(&mut self, resolution: &Resolution, done: TellResolved) {
+        match self.books.resolve(resolution, now()) {
+            Err(none) => done(Err(none)),
+            Ok((batch, resolved)) => {
+                self.tell_books();
+                let then: Vec<Box<dyn FnOnce() + Send>> = vec![Box::new(move || done(Ok(resolved)))];
+                self.write(Pending { batch, wal: Wal::Synced, forgettable: None, then });
+            }
+        }
+    }
+
+    fn expire(&mut self, before: UnixMicros, day: Day, tell: &Arc<dyn Fn(Resolved) + Send + Sync>) {
+        for id in self.books.expired(before) {
+            let tell = Arc::clone(tell);
+            let done: TellResolved = Box::new(move |resolved| resolved.into_iter().for_each(|one| tell(one)));
+            self.resolve(&Resolution { id, verdict: Verdict::Expired, day }, done);
         }
     }
 
@@ -277,17 +346,48 @@ impl<S: Sink> Writer<S> {
             let result = self.commit_keys(&batch);
             self.report(&result);
         }
-        self.write_rows();
+        self.write_pending();
     }
 
-    fn write_rows(&mut self) {
-        let Some(batch) = &self.unwritten else { return };
-        let (result, took_us) = self.shared.timed(|| self.sink.commit(batch, Wal::Written));
-        if result.is_ok() {
-            self.shared.count_batch(batch.count(Family::Audit), took_us);
-            self.unwritten = None;
+    /// Writes behind what the disk refused before, if anything; together, as the books already have both.
+    fn write(&mut self, pending: Pending) {
+        match &mut self.unwritten {
+            None => self.unwritten = Some(pending),
+            Some(before) => {
+                before.batch.append(pending.batch);
+                before.wal = if before.wal == Wal::Synced { Wal::Synced } else { pending.wal };
+                before.forgettable = pending.forgettable.or(before.forgettable.take());
+                before.then.extend(pending.then);
+            }
+        }
+        self.write_pending();
+    }
+
+    fn write_pending(&mut self) {
+        let Writer { sink, shared, unwritten, .. } = self;
+        let Some(pending) = unwritten else { return };
+        let write = || match pending.wal {
+            // What changed nothing need not be written, but the sync is asked for.
+            Wal::Written if pending.batch.is_empty() => Ok(()),
+            Wal::Written => sink.commit(&pending.batch, Wal::Written),
+            Wal::Synced => sink.commit(&pending.batch, Wal::Synced).and_then(|()| sink.mark()),
+        };
+        let (result, took_us) = shared.timed(write);
+        if result.is_ok()
+            && let Some(done) = self.unwritten.take()
+        {
+            self.shared.count_batch(done.batch.count(Family::Audit), took_us);
+            self.shared.set_stored(self.books.cursors());
+            if let Some(forgettable) = &done.forgettable {
+                self.shared.set_forgettable(forgettable);
+            }
+            done.then.into_iter().for_each(|then| then());
         }
         self.report(&result);
+    }
+
+    fn tell_books(&self) {
+        self.shared.set_books(&self.books);
     }
 
     /// Healthy is a thread that has written all it keeps. A refused key that is not kept changes
@@ -303,6 +403,7 @@ impl<S: Sink> Writer<S> {
     /// Writes all that is queued and syncs it, or gives up on a disk that keeps refusing.
     fn drain(&mut self) -> Result<(), StoreError> {
         let started = Instant::now();
+        let mut is_final = false;
         loop {
             self.retry();
             if self.is_behind() {
@@ -315,17 +416,25 @@ impl<S: Sink> Writer<S> {
                 self.serve(command);
             } else if let Ok(record) = self.records.try_recv() {
                 self.enter(record);
+            } else if is_final {
+                return Ok(());
             } else {
-                return self.sink.sync();
+                self.checkpoint();
+                is_final = true;
             }
         }
     }
 
     /// At most one row a record waits in the queue.
     fn unwritten_rows(&self) -> usize {
-        let in_batch = self.unwritten.as_ref().map_or(0, |batch| batch.count(Family::Audit));
+        let in_batch = self.unwritten.as_ref().map_or(0, |pending| pending.batch.count(Family::Audit));
         in_batch.saturating_add(self.records.len())
     }
+}
+
+fn now() -> UnixMicros {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    UnixMicros(u64::try_from(since.as_micros()).unwrap_or(u64::MAX))
 }
 
 struct Ended(Arc<Shared>);

@@ -45,6 +45,20 @@ pub(super) fn check(config: &Config) -> Result<(), ConfigError> {
     if config.data.dir.as_os_str().is_empty() {
         return refuse("data.dir", "must name a directory".to_owned());
     }
+    in_range(
+        "data.journal_segment_bytes",
+        config.data.journal_segment_bytes,
+        1024 * 1024,
+        1024 * 1024 * 1024,
+        "bytes",
+    )?;
+    in_range(
+        "data.journal_segments_max",
+        u64::try_from(config.data.journal_segments_max).unwrap_or(u64::MAX),
+        3,
+        1000,
+        "files",
+    )?;
     let socket = config.data.control_socket();
     if socket.as_os_str().len() > SOCKET_PATH_BYTES_MAX {
         let problem = format!(

@@ -24,6 +24,9 @@ const SILENCE_MAX: Duration = Duration::from_secs(15);
 /// Between two tries to connect to a process that is being started.
 const RECONNECT: Duration = Duration::from_millis(4);
 
+/// After an answer that says that something is broken.
+const BACK_OFF: Duration = Duration::from_millis(20);
+
 /// A key is spent when so many calls were refused under it.
 const REFUSALS_MAX: u32 = 6;
 
@@ -134,14 +137,14 @@ impl AgentLog {
         let request = form_post(&format!("/stripe{path}"), &key.issued.text, &form);
         let sent_us = self.now_us();
         let reply = client.exchange(&request).ok();
-        let answered_us = reply.as_ref().map(|_| self.now_us());
+        let over_us = self.now_us();
+        let (answered_us, ended_us) = if reply.is_some() { (Some(over_us), None) } else { (None, Some(over_us)) };
         self.count(key, reply.as_ref());
         let line = json!({
             "call": name, "key": key.issued.id, "cap_micros": key.cap_cents * 10_000,
             "method": "POST", "path": path, "amount_minor": amount, "sent_us": sent_us,
-            "answered_us": answered_us, "status": reply.as_ref().map(|reply| reply.status),
-            "keybrake_request_id": reply.as_ref().and_then(|reply| reply.field("keybrake-request-id")),
-            "agent": agent,
+            "answered_us": answered_us, "ended_us": ended_us, "status": reply.as_ref().map(|reply| reply.status),
+            "keybrake_request_id": reply.as_ref().and_then(row_id), "agent": agent,
         });
         let mut file = self.file.lock().unwrap();
         writeln!(file, "{line}").unwrap();
@@ -160,6 +163,12 @@ impl AgentLog {
             Some(_) => {}
         }
     }
+}
+
+/// The id of a reply's audit row: a denial's own id stands where a vendor's would.
+fn row_id(reply: &Reply) -> Option<&str> {
+    let denied = || reply.field("keybrake-decision").and_then(|_| reply.field("request-id"));
+    reply.field("keybrake-request-id").or_else(denied)
 }
 
 /// The keys that agents spend under at the moment.
@@ -231,6 +240,10 @@ fn spend(job: &Job, agent: usize, stop: &AtomicBool, mut random: Random) {
         let amount = key.fresh_amount(&mut random, job.max_cents);
         let path = OPERATIONS[random.index(OPERATIONS.len())];
         let reply = job.log.call(client, &Call { key: &key, agent, path, amount }, job.outcome);
+        // Nobody repeats at once what the proxy or the vendor cannot do.
+        if reply.as_ref().is_none_or(|reply| reply.status >= 500) {
+            pass(BACK_OFF);
+        }
         if reply.is_none_or(|reply| reply.closes()) {
             connection = None;
         }

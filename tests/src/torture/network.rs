@@ -152,7 +152,7 @@ impl Scene {
             (self.log.succeeded.load(Ordering::SeqCst) > before).then_some(())
         });
         let recovery = repaired.elapsed();
-        self.note_kill(at, "net", &format!("{cut:?}"));
+        self.note_kill(at, "network", &format!("{cut:?}"));
         recovery
     }
 }

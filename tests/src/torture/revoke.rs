@@ -141,7 +141,6 @@ struct Round {
 fn revoke_while_stopped(scene: &mut Scene, key: &AgentKey, report: &mut Report) -> Round {
     let id = &key.issued.id;
     scene.keybrake.dataplane().freeze();
-    let at = now_micros();
     let mut question =
         Question::ask(&scene.keybrake.control().0, &Request::RevokeKey(key_id(id))).unwrap();
     if let Ok(reply) = question.answer(PATIENCE) {
@@ -158,7 +157,6 @@ fn revoke_while_stopped(scene: &mut Scene, key: &AgentKey, report: &mut Report) 
         other => report.violation(format!("{id}: a revoke of a stopped dataplane ended with {other:?}")),
     }
     let acknowledged_us = now_micros();
-    scene.note_kill(at, "dataplane", "SIGSTOP, SIGCONT");
     Round { key: id.clone(), thawed_us, acknowledged_us }
 }
 

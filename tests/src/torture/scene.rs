@@ -10,6 +10,7 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use keybrake_proto::control::{KeyView, Reply, Request};
+use keybrake_proto::time::UnixMicros;
 use serde_json::{Value, json};
 
 use super::agents::{self, AgentKey, AgentLog, Agents, Job, Live, RULES};
@@ -34,6 +35,8 @@ const CAP_CENTS: u64 = 2_000_000;
 
 /// The most one call of an agent moves.
 const CALL_CENTS_MAX: u64 = 5_000;
+
+const DAY_MICROS: u64 = 86_400_000_000;
 
 /// How long an operator's answer may take.
 const OPERATOR_SILENCE: Duration = Duration::from_secs(15);
@@ -148,7 +151,8 @@ impl Scene {
         }
     }
 
-    /// Writes down that something was killed or cut, and when it was back.
+    /// Writes down that something was killed or cut, and when it was back, in the judge's words: `admin` explains
+    /// nothing that is unknown, `network` explains what ran meanwhile, all others are a death of the dataplane.
     pub(crate) fn note_kill(&mut self, at_us: u64, what: &str, how: &str) {
         let back_us = self.log.now_us();
         self.kills.push(json!({"at_us": at_us, "what": what, "how": how, "back_us": back_us}));
@@ -212,7 +216,7 @@ impl Scene {
         write("kills.jsonl", self.kills.iter().map(Value::to_string).collect());
         let book = |view: KeyView| {
             json!({"key": view.id.to_string(), "committed_micros": view.committed_usd.as_u64(),
-                   "held_micros": view.held_usd.as_u64()})
+                   "held_micros": view.held_usd.as_u64(), "day": day_of(&view)})
             .to_string()
         };
         write("books.jsonl", self.views().into_iter().map(book).collect());
@@ -234,6 +238,12 @@ impl Scene {
             }
         }
     }
+}
+
+/// The day of a key's window, which ends when it is reset; in days since the epoch.
+fn day_of(view: &KeyView) -> u64 {
+    let resets_at = UnixMicros::parse_rfc3339(&view.resets_at).unwrap();
+    resets_at.0 / DAY_MICROS - 1
 }
 
 /// Every key as the dataplane behind `control` sees it.

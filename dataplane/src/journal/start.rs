@@ -1,0 +1,154 @@
+//! Starting the journals: files, committer, and one journal for each shard.
+
+use std::cell::RefCell;
+use std::collections::VecDeque;
+use std::io;
+use std::sync::Arc;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use crossbeam_channel::unbounded;
+
+use super::committer::{Committer, CommitterHandle, Event, Line, Shared};
+use super::medium::{Directory, Disk};
+use super::recovery::Recovered;
+use super::{Durability, Journal, Segment, State};
+use crate::marks::Marks;
+use crate::progress::AllProgress;
+use crate::storage::StorageHandle;
+
+/// A sync that takes longer is a disk that hangs (rule G7).
+const STALL: Duration = Duration::from_secs(2);
+
+/// How journals are kept.
+#[derive(Clone, Debug)]
+pub(crate) struct Place {
+    pub(crate) directory: Directory,
+    pub(crate) durability: Durability,
+    pub(crate) segment_bytes: u64,
+    /// The most files of one shard.
+    pub(crate) segments_max: usize,
+    pub(crate) boot: [u8; 16],
+}
+
+/// Starts the thread `committer` and gives each shard its journal; `notify` are the ways to the shards.
+///
+/// All that was `recovered` is in the store, so every file that is there is free.
+pub(crate) fn start(
+    place: &Place,
+    recovered: &Recovered,
+    progress: &AllProgress,
+    marks: Option<Arc<Marks>>,
+    storage: &StorageHandle,
+    notify: Vec<Box<dyn Fn(Event) + Send>>,
+) -> io::Result<Vec<Journal>> {
+    let (orders, obeyed) = unbounded();
+    let shared = Arc::new(Shared::new(STALL));
+    let committer = CommitterHandle { orders, shared: Arc::clone(&shared) };
+    remove_other_files(place, recovered, notify.len())?;
+    let (mut lines, mut journals) = (Vec::new(), Vec::new());
+    for (index, notify) in notify.into_iter().enumerate() {
+        let shard = u16::try_from(index).map_err(io::Error::other)?;
+        let mut line = line(place, recovered, shard, notify)?;
+        let last = recovered.last.get(&shard).copied().unwrap_or_default();
+        let state = State {
+            active: None,
+            spare: None,
+            epoch: 1,
+            generation: recovered.generations.get(&shard).copied().unwrap_or_default(),
+            next: last.saturating_add(1),
+            written: last,
+            handed: last,
+            confirming: None,
+            unstored: VecDeque::new(),
+            waiters: VecDeque::new(),
+            scratch: Vec::new(),
+        };
+        let progress = progress.get(index).map(Arc::clone).ok_or(io::ErrorKind::InvalidInput)?;
+        let journal = Journal {
+            shard,
+            durability: place.durability,
+            boot: place.boot,
+            storage: storage.clone(),
+            committer: committer.clone(),
+            progress,
+            state: RefCell::new(state),
+        };
+        if place.durability != Durability::Off {
+            let segment = match line.free.pop() {
+                Some(segment) => segment,
+                None => create(place, &mut line)?,
+            };
+            journal.begin(&mut journal.state.borrow_mut(), segment, last.saturating_add(1))?;
+        }
+        journals.push(journal);
+        lines.push(line);
+    }
+    let committer = Committer {
+        disk: place.directory.clone(),
+        lines,
+        progress: Arc::clone(progress),
+        orders: obeyed,
+        shared,
+        marks,
+        durability: place.durability,
+        segment_bytes: place.segment_bytes,
+        segments_max: place.segments_max,
+        idle_synced: Instant::now(),
+        complained: false,
+    };
+    thread::Builder::new().name("committer".to_owned()).spawn(move || {
+        // Without it no paid request would ever be sent, and none refused.
+        let run = std::panic::AssertUnwindSafe(|| committer.run());
+        if std::panic::catch_unwind(run).is_err() {
+            std::process::abort();
+        }
+    })?;
+    Ok(journals)
+}
+
+/// Files of shards that are no more, and of another length: the store has all that was in them.
+fn remove_other_files(place: &Place, recovered: &Recovered, shards: usize) -> io::Result<()> {
+    for (shard, slot, bytes) in &recovered.files {
+        if usize::from(*shard) >= shards || *bytes != place.segment_bytes {
+            place.directory.remove(*shard, *slot)?;
+        }
+    }
+    Ok(())
+}
+
+fn line(
+    place: &Place,
+    recovered: &Recovered,
+    shard: u16,
+    notify: Box<dyn Fn(Event) + Send>,
+) -> io::Result<Line> {
+    let mut line = Line {
+        shard,
+        notify,
+        epoch: 0,
+        media: Vec::new(),
+        retired: VecDeque::new(),
+        free: Vec::new(),
+        next_slot: 0,
+        segments: 0,
+        wants_spare: false,
+    };
+    for (_, slot, bytes) in recovered.files.iter().filter(|(of, ..)| *of == shard) {
+        line.next_slot = line.next_slot.max(slot.saturating_add(1));
+        if *bytes == place.segment_bytes {
+            let medium = place.directory.file(shard, *slot)?;
+            line.free.push(Segment { medium, slot: *slot, bytes: *bytes });
+            line.segments = line.segments.saturating_add(1);
+        }
+    }
+    Ok(line)
+}
+
+fn create(place: &Place, line: &mut Line) -> io::Result<Segment> {
+    let medium = place.directory.create(line.shard, line.next_slot, place.segment_bytes)?;
+    let segment = Segment { medium, slot: line.next_slot, bytes: place.segment_bytes };
+    line.next_slot = line.next_slot.saturating_add(1);
+    line.segments = line.segments.saturating_add(1);
+    Ok(segment)
+}
