@@ -177,18 +177,22 @@ pub fn run(part: Part, size: Size, seed: u64) -> Result<Report, NotRun> {
         let start = Instant::now();
         let mut report = Report::new(part.name(), seed);
         let random = Random::new(seed).fork(part.name());
-        let played = catch_unwind(AssertUnwindSafe(|| part.play(&plan, random, &mut report)));
+        let mut played = Ok(());
+        caught(&mut report, |report| played = part.play(&plan, random, report));
         report.time = start.elapsed();
-        match played {
-            Ok(Ok(())) => Ok(report),
-            Ok(Err(not_run)) => Err(not_run),
-            Err(panic) => {
-                let text = panic.downcast_ref::<String>().map(String::as_str);
-                let text = text.or_else(|| panic.downcast_ref::<&str>().copied()).unwrap_or("a panic");
-                report.violation(format!("the round broke off: {text}"));
-                Ok(report)
-            }
+        if !report.violations.is_empty() {
+            scene::left_open(part.name()).iter().for_each(|dir| report.keep(dir));
         }
+        played.map(|()| report)
     });
     thread.unwrap().join().unwrap()
+}
+
+/// Plays; a panic is a violation.
+fn caught(report: &mut Report, play: impl FnOnce(&mut Report)) {
+    if let Err(panic) = catch_unwind(AssertUnwindSafe(|| play(report))) {
+        let text = panic.downcast_ref::<String>().map(String::as_str);
+        let text = text.or_else(|| panic.downcast_ref::<&str>().copied()).unwrap_or("a panic");
+        report.violation(format!("the round broke off: {text}"));
+    }
 }

@@ -33,6 +33,9 @@ const REFUSALS_MAX: u32 = 6;
 /// The operator's own calls stand in the log under this agent.
 const OPERATOR: usize = 1000;
 
+/// Asks the vendor to carry a call out and to answer at once, whatever it would draw.
+pub(crate) const FINE: &str = "slow_0";
+
 /// What agents ask for, in the stand-in's own operations: each moves the amount that it names.
 const OPERATIONS: [&str; 4] = ["/v1/charges", "/v1/charges", "/v1/payouts", "/v1/topups"];
 
@@ -252,7 +255,7 @@ fn spend(job: &Job, agent: usize, stop: &AtomicBool, mut random: Random) {
 
 /// One charge of exactly `cents`, which the vendor is asked to carry out; its status, if there was an answer.
 pub(crate) fn charge(proxy: SocketAddr, log: &AgentLog, key: &AgentKey, cents: u64) -> Option<u16> {
-    charge_as(proxy, log, key, cents, "200")
+    charge_as(proxy, log, key, cents, FINE)
 }
 
 /// As [`charge`], with an outcome of one's choice.

@@ -12,7 +12,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use super::agents::{AgentKey, charge};
+use super::agents::{AgentKey, FINE, charge};
 use super::lanes::side_by_side;
 use super::random::Random;
 use super::report::Report;
@@ -163,7 +163,7 @@ fn open_scene(library: &Path, time_of_day: i64) -> (Scene, Wall) {
 
 /// Nothing is refused for the clock: a day is a day, whatever time it is.
 fn inside_the_day(scene: Scene, wall: &Wall, step: i64, random: &mut Random, report: &mut Report) {
-    let agents = scene.agents_with(AGENTS, Some("200"), random);
+    let agents = scene.agents_with(AGENTS, Some(FINE), random);
     pass(random.millis(50, 200));
     wall.step(step);
     pass(random.millis(300, 600));
@@ -184,7 +184,7 @@ fn over_midnight(
     random: &mut Random,
     report: &mut Report,
 ) {
-    let agents = scene.agents_with(AGENTS, Some("200"), random);
+    let agents = scene.agents_with(AGENTS, Some(FINE), random);
     pass(random.millis(50, 200));
     wall.step(step);
     pass(random.millis(300, 600));
@@ -230,7 +230,7 @@ fn midnight(scene: Scene, step: Option<(&Wall, i64)>, random: &mut Random, repor
     if midnight > DAY_S / 2 {
         pass(Duration::from_secs(u64::try_from(DAY_S - midnight).unwrap()));
     }
-    let agents = scene.agents_with(AGENTS, Some("200"), random);
+    let agents = scene.agents_with(AGENTS, Some(FINE), random);
     pass(random.millis(300, 800));
     agents.stop();
     if step.is_none() {

@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use keybrake_proto::control::KeyStatus;
 
-use super::agents::charge_as;
+use super::agents::{FINE, charge_as};
 use super::lanes::side_by_side;
 use super::random::Random;
 use super::report::Report;
@@ -126,7 +126,7 @@ impl State {
             for (number, key) in keys.iter().enumerate() {
                 for time in 0..times {
                     let cents = 100 + 10 * number as u64 + time;
-                    charge_as(scene.keybrake.proxy(), &scene.log, key, cents, "200");
+                    charge_as(scene.keybrake.proxy(), &scene.log, key, cents, FINE);
                 }
             }
         };

@@ -22,6 +22,9 @@ const DISK_BYTES: u64 = 256 * 1024 * 1024;
 /// Rounds on one scene.
 const ROUNDS_PER_SCENE: usize = 10;
 
+/// Rows of ten kilobytes: what is allocated already is soon used up.
+const LONG_ROWS: usize = 20;
+
 /// Of all cycles, so many fill the disk, and so many fail it as a whole; in each of the others the n-th write fails.
 const FILLS: usize = 50;
 const REMOUNTS: usize = 20;
@@ -66,7 +69,7 @@ fn play_scene(
     let data = disk.at().join("data");
     let mut scene = Scene::start(dir, vendor, |setup| setup.data_at(data));
     scene.disk = Some(disk);
-    let shift = scene.operator().work(KEYS, random.fork("operator"));
+    let shift = scene.operator().with_long_rows(LONG_ROWS).work(KEYS, random.fork("operator"));
     let agents = scene.agents(random);
     for number in numbers {
         pass(random.millis(50, 300));
@@ -94,7 +97,8 @@ impl Scene {
         self.wait_for_more("a call to be refused since the disk is full", &self.log.unavailable);
         std::fs::remove_file(ballast).unwrap();
         self.wait_for_more("a call to go through since the disk has space", &self.log.succeeded);
-        self.note_kill(at, "disk", "full");
+        // What ran meanwhile may be unknown, as over a cut.
+        self.note_kill(at, "network", "disk full");
     }
 
     /// Lets the file system find an error, upon which it makes itself read-only until it is mounted anew.

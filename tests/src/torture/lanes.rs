@@ -22,7 +22,7 @@ pub(crate) fn side_by_side<T: Send>(
             loop {
                 let next = items.lock().unwrap().pop_front();
                 let Some((item, random)) = next else { break };
-                play(item, random, &mut mine);
+                super::caught(&mut mine, |mine| play(item, random, mine));
             }
             found.lock().unwrap().push(mine);
         };

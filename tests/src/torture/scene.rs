@@ -48,7 +48,19 @@ pub(crate) const OUTCOMES: &str = "200=70,402=10,429=2,409=1,500_before=2,500_af
 /// A new directory for one scene.
 pub(crate) fn directory(part: &str) -> PathBuf {
     let prefix = format!("keybrake-torture-{part}-");
-    tempfile::Builder::new().prefix(&prefix).disable_cleanup(true).tempdir().unwrap().keep()
+    let dir = tempfile::Builder::new().prefix(&prefix).disable_cleanup(true).tempdir().unwrap().keep();
+    OPEN.lock().unwrap().push((part.to_owned(), dir.clone()));
+    dir
+}
+
+/// Every directory so far, with its part: those of a round that broke off are still there.
+static OPEN: Mutex<Vec<(String, PathBuf)>> = Mutex::new(Vec::new());
+
+/// The directories of a part that were not removed.
+pub(crate) fn left_open(part: &str) -> Vec<PathBuf> {
+    let open = OPEN.lock().unwrap();
+    let is_left = |(of, dir): &&(String, PathBuf)| of == part && dir.exists();
+    open.iter().filter(is_left).map(|(_, dir)| dir.clone()).collect()
 }
 
 /// One keybrake between agents and a vendor.
@@ -109,6 +121,7 @@ impl Scene {
             control: self.keybrake.control(),
             job: self.job(None),
             keys: Arc::clone(&self.keys),
+            metadata: json!({}),
         }
     }
 
@@ -263,10 +276,6 @@ pub(crate) fn views(control: &Control) -> Vec<KeyView> {
     }
 }
 
-fn spec(cap_cents: u64) -> Value {
-    json!({"vendor": "stripe", "allowed_endpoints": RULES, "daily_usd_cap": cap_cents / 100})
-}
-
 /// Who issues keys, while the processes are being killed.
 #[derive(Clone)]
 pub(crate) struct Operator {
@@ -274,6 +283,8 @@ pub(crate) struct Operator {
     pub(crate) control: Control,
     job: Job,
     keys: Arc<Mutex<Vec<Arc<AgentKey>>>>,
+    /// Of each key.
+    metadata: Value,
 }
 
 /// An operator at work: keeps so many keys live.
@@ -285,15 +296,27 @@ pub(crate) struct Shift {
 impl Operator {
     /// Issues a key through the admin API, or without it where that process is down; `None` if neither answered.
     pub(crate) fn issue(&self, cap_cents: u64) -> Option<Arc<AgentKey>> {
-        let spec = spec(cap_cents);
+        let spec = self.spec(cap_cents);
         let issued = self.issue_by_admin(&spec).or_else(|| self.issue_by_control(&spec))?;
         Some(self.remember(issued, cap_cents))
     }
 
     /// Issues a key over the control socket; `None` if nobody answered there.
     pub(crate) fn issue_without_admin(&self, cap_cents: u64) -> Option<Arc<AgentKey>> {
-        let issued = self.issue_by_control(&spec(cap_cents))?;
+        let issued = self.issue_by_control(&self.spec(cap_cents))?;
         Some(self.remember(issued, cap_cents))
+    }
+
+    fn spec(&self, cap_cents: u64) -> Value {
+        json!({"vendor": "stripe", "allowed_endpoints": RULES, "daily_usd_cap": cap_cents / 100,
+               "metadata": self.metadata})
+    }
+
+    /// The same operator, whose keys have so many texts of 500 bytes, which stand in each row.
+    pub(crate) fn with_long_rows(mut self, texts: usize) -> Operator {
+        let text = |number: usize| (format!("text{number}"), Value::from("x".repeat(500)));
+        self.metadata = Value::Object((0..texts).map(text).collect());
+        self
     }
 
     /// What was acknowledged has to be there from now on.
