@@ -23,7 +23,12 @@ fn short_round(part: Part) {
             for note in &report.notes {
                 println!("{note}");
             }
-            assert!(report.violations.is_empty(), "{}\nkept: {:?}", report.violations.join("\n"), report.kept);
+            assert!(
+                report.violations.is_empty(),
+                "{}\nkept: {:?}",
+                report.violations.join("\n"),
+                report.kept
+            );
         }
     }
 }

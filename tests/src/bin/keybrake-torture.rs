@@ -5,7 +5,8 @@ use std::process::ExitCode;
 
 use keybrake_tests::torture::{NotRun, Part, Size, run};
 
-const USAGE: &str = "usage: keybrake-torture [PART=kill|ack|power|disk|net|revoke|clock|damage|cost] [SEED=n] [ROUNDS=n]";
+const USAGE: &str =
+    "usage: keybrake-torture [PART=kill|ack|power|disk|net|revoke|clock|damage|cost] [SEED=n] [ROUNDS=n]";
 
 /// Something is not as it should be, or was not run.
 const EXIT_VIOLATED: u8 = 1;
@@ -47,7 +48,8 @@ fn play(part: Part, arguments: &Arguments) -> bool {
             for violation in report.violations.iter().take(VIOLATIONS_SHOWN) {
                 println!("  violation: {violation}");
             }
-            if let Some(more) = report.violations.len().checked_sub(VIOLATIONS_SHOWN).filter(|more| *more > 0) {
+            if let Some(more) = report.violations.len().checked_sub(VIOLATIONS_SHOWN).filter(|more| *more > 0)
+            {
                 println!("  and {more} more; judgement.jsonl in the kept directories has them");
             }
             for dir in &report.kept {

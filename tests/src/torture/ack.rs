@@ -83,7 +83,8 @@ impl Scene {
 
     fn issue_one(&self, is_by_admin: bool) -> Arc<AgentKey> {
         let operator = self.operator();
-        let key = if is_by_admin { operator.issue(CAP_CENTS) } else { operator.issue_without_admin(CAP_CENTS) };
+        let key =
+            if is_by_admin { operator.issue(CAP_CENTS) } else { operator.issue_without_admin(CAP_CENTS) };
         key.expect("nothing is broken at the moment of the issue")
     }
 

@@ -36,6 +36,9 @@ const OPERATOR: usize = 1000;
 /// Asks the vendor to carry a call out and to answer at once, whatever it would draw.
 pub(crate) const FINE: &str = "slow_0";
 
+/// Calls under one key: well below the amounts that there are.
+const AMOUNTS_MAX: usize = 2_000;
+
 /// What agents ask for, in the stand-in's own operations: each moves the amount that it names.
 const OPERATIONS: [&str; 4] = ["/v1/charges", "/v1/charges", "/v1/payouts", "/v1/topups"];
 
@@ -66,9 +69,10 @@ impl AgentKey {
         }
     }
 
-    /// Under it nearly everything is refused, since its cap is spent.
+    /// Under it nearly everything is refused, since its cap is spent; or its amounts are used up.
     pub(crate) fn is_spent(&self) -> bool {
         self.refusals.load(Ordering::Relaxed) >= REFUSALS_MAX
+            || self.amounts.lock().unwrap().len() >= AMOUNTS_MAX
     }
 
     fn fresh_amount(&self, random: &mut Random, max_cents: u64) -> u64 {
@@ -78,7 +82,6 @@ impl AgentKey {
             if amounts.insert(amount) {
                 return amount;
             }
-            assert!((amounts.len() as u64) < max_cents / 2, "too many calls under one key");
         }
     }
 }
@@ -141,7 +144,8 @@ impl AgentLog {
         let sent_us = self.now_us();
         let reply = client.exchange(&request).ok();
         let over_us = self.now_us();
-        let (answered_us, ended_us) = if reply.is_some() { (Some(over_us), None) } else { (None, Some(over_us)) };
+        let (answered_us, ended_us) =
+            if reply.is_some() { (Some(over_us), None) } else { (None, Some(over_us)) };
         self.count(key, reply.as_ref());
         let line = json!({
             "call": name, "key": key.issued.id, "cap_micros": key.cap_cents * 10_000,
@@ -244,8 +248,10 @@ fn spend(job: &Job, agent: usize, stop: &AtomicBool, mut random: Random) {
         let path = OPERATIONS[random.index(OPERATIONS.len())];
         let reply = job.log.call(client, &Call { key: &key, agent, path, amount }, job.outcome);
         // Nobody repeats at once what the proxy or the vendor cannot do.
-        if reply.as_ref().is_none_or(|reply| reply.status >= 500) {
-            pass(BACK_OFF);
+        match reply.as_ref().map(|reply| reply.status) {
+            Some(503) => pass(5 * BACK_OFF),
+            None | Some(500..) => pass(BACK_OFF),
+            Some(_) => {}
         }
         if reply.is_none_or(|reply| reply.closes()) {
             connection = None;

@@ -45,7 +45,8 @@ pub(super) fn play(plan: &Plan, mut random: Random, report: &mut Report) -> Resu
     let dir = directory("cost");
     let vendor = StandIn::start_with(&dir, &["--keep", "1000"]);
     let mut subjects = ["off", "process", "fsync"].map(|money| Subject::start(money, &dir, &vendor, plan));
-    let (slices, slice) = if plan.is_full { (12, Duration::from_secs(1)) } else { (1, Duration::from_millis(200)) };
+    let (slices, slice) =
+        if plan.is_full { (12, Duration::from_secs(1)) } else { (1, Duration::from_millis(200)) };
     for (at, connections) in CONNECTIONS.into_iter().enumerate() {
         for _ in 0..slices {
             let mut order = [0, 1, 2];

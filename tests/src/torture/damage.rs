@@ -238,7 +238,8 @@ fn apply(case: &Case, state: &State, to: &Path) {
 }
 
 fn play_case(case: &Case, state: &State, dir: &Path, vendor: &StandIn, ends: &Ends, report: &mut Report) {
-    let place = tempfile::Builder::new().prefix("case-").disable_cleanup(true).tempdir_in(dir).unwrap().keep();
+    let place =
+        tempfile::Builder::new().prefix("case-").disable_cleanup(true).tempdir_in(dir).unwrap().keep();
     let files = place.join("state");
     copy(&state.left, &files);
     apply(case, state, &files);
@@ -248,7 +249,9 @@ fn play_case(case: &Case, state: &State, dir: &Path, vendor: &StandIn, ends: &En
         Err(said) => {
             let is_clear = said.lines().count() == 1 && said.starts_with("keybrake-dataplane: ");
             if !is_clear {
-                report.violation(format!("{case:?}: it does not start, and does not say so in one line: {said}"));
+                report.violation(format!(
+                    "{case:?}: it does not start, and does not say so in one line: {said}"
+                ));
             }
             ends.sealed.fetch_add(1, Ordering::Relaxed);
         }

@@ -21,11 +21,11 @@ pub(crate) struct Findings {
     violations: Vec<String>,
 }
 
-/// Lets it read the records of a scene.
+/// Lets it read the records of a scene, and apply all rules but `unjudged`.
 ///
 /// # Panics
 /// When it cannot read them.
-pub(crate) fn ask(dir: &Path) -> Findings {
+pub(crate) fn ask(dir: &Path, unjudged: &[&str]) -> Findings {
     let mut command = Command::new(binary("keybrake-loadtest"));
     command.args(["judge", "--json"]);
     for (flag, name) in [
@@ -41,6 +41,9 @@ pub(crate) fn ask(dir: &Path) -> Findings {
         if path.exists() {
             command.arg(flag).arg(path);
         }
+    }
+    for rule in unjudged {
+        command.args(["--skip", rule]);
     }
     let output = command.output().unwrap();
     std::fs::write(dir.join("judgement.jsonl"), &output.stdout).unwrap();

@@ -141,8 +141,7 @@ struct Round {
 fn revoke_while_stopped(scene: &mut Scene, key: &AgentKey, report: &mut Report) -> Round {
     let id = &key.issued.id;
     scene.keybrake.dataplane().freeze();
-    let mut question =
-        Question::ask(&scene.keybrake.control().0, &Request::RevokeKey(key_id(id))).unwrap();
+    let mut question = Question::ask(&scene.keybrake.control().0, &Request::RevokeKey(key_id(id))).unwrap();
     if let Ok(reply) = question.answer(PATIENCE) {
         report.violation(format!("{id}: a stopped dataplane answered {reply:?}"));
     }
@@ -174,7 +173,8 @@ fn passed_between(scene: &Scene, rounds: &[Round]) -> Vec<usize> {
     let arrivals: Vec<(String, u64)> = read("vendor.jsonl")
         .iter()
         .filter_map(|line| {
-            let call = line["body"].as_str()?.split('&').find_map(|pair| pair.strip_prefix("metadata[call]="))?;
+            let call =
+                line["body"].as_str()?.split('&').find_map(|pair| pair.strip_prefix("metadata[call]="))?;
             Some((keys.get(call)?.clone(), line["arrival_us"].as_u64()?))
         })
         .collect();
@@ -197,7 +197,8 @@ impl Times {
             [("closed", &mut self.closed), ("acknowledged by all shards", &mut self.acknowledged)]
         {
             times.sort_unstable();
-            let at = |permille: usize| times[(times.len() * permille / 1000).min(times.len() - 1)].to_string();
+            let at =
+                |permille: usize| times[(times.len() * permille / 1000).min(times.len() - 1)].to_string();
             rows.push_str(&row(&format!("{load}, {name}"), [at(500), at(990), at(999), at(1000)]));
         }
         rows

@@ -75,6 +75,8 @@ pub(crate) struct Scene {
     /// Where its data is on a disk of its own.
     pub(crate) disk: Option<Disk>,
     kills: Vec<Value>,
+    /// Rules that the judge cannot apply here.
+    pub(crate) unjudged: &'static [&'static str],
 }
 
 /// The vendor's arguments that every scene has: a ledger on the disk, kernel stamps, outcomes of this seed.
@@ -95,16 +97,26 @@ pub(crate) fn usual_vendor(dir: &Path, random: &mut Random, more: &[String]) -> 
 impl Scene {
     /// A keybrake of `shape` in front of `vendor`, started; without the admin process.
     pub(crate) fn start(dir: PathBuf, vendor: StandIn, shape: impl FnOnce(Setup) -> Setup) -> Scene {
+        Scene::patient(dir, vendor, 1, shape)
+    }
+
+    /// As [`Scene::start`], with another limit for the vendor's answers.
+    pub(crate) fn patient(
+        dir: PathBuf,
+        vendor: StandIn,
+        timeout_s: u32,
+        shape: impl FnOnce(Setup) -> Setup,
+    ) -> Scene {
         let setup = Setup::new(vendor.url())
             .workers(2)
-            .vendor_line("timeout_s = 1")
+            .vendor_line(&format!("timeout_s = {timeout_s}"))
             .vendor_line("connect_timeout_s = 1")
             .inside(&dir);
         let mut keybrake = shape(setup).prepare();
         keybrake.start_dataplane();
         let log = Arc::new(AgentLog::create(&dir.join("agents.jsonl")));
         let (live, keys, kills) = (Live::default(), Arc::default(), Vec::new());
-        Scene { log, keybrake, vendor, live, keys, disk: None, kills, dir }
+        Scene { log, keybrake, vendor, live, keys, disk: None, kills, unjudged: &[], dir }
     }
 
     /// The usual scene: a stand-in with random outcomes, and `more` arguments for it.
@@ -140,7 +152,12 @@ impl Scene {
         self.agents_with(AGENTS, None, random)
     }
 
-    pub(crate) fn agents_with(&self, count: usize, outcome: Option<&'static str>, random: &mut Random) -> Agents {
+    pub(crate) fn agents_with(
+        &self,
+        count: usize,
+        outcome: Option<&'static str>,
+        random: &mut Random,
+    ) -> Agents {
         Agents::start(count, &self.job(outcome), random)
     }
 
@@ -151,7 +168,8 @@ impl Scene {
         let rest = left(view());
         let status = (rest > 0).then(|| agents::charge(self.keybrake.proxy(), &self.log, key, rest));
         if !matches!(status, None | Some(Some(200))) {
-            report.violation(format!("{rest} cents are left under {}, and they get {status:?}", key.issued.id));
+            report
+                .violation(format!("{rest} cents are left under {}, and they get {status:?}", key.issued.id));
         }
         let committed = view().committed_usd.as_u64() / 10_000;
         if committed * 100 < key.cap_cents * 99 {
@@ -185,7 +203,7 @@ impl Scene {
         self.keybrake.settle();
         self.check_keys(report);
         self.write_records();
-        let findings = judge::ask(&self.dir);
+        let findings = judge::ask(&self.dir, self.unjudged);
         report.calls += self.log.calls.load(Ordering::SeqCst);
         findings.add_to(report);
         let Scene { dir, keybrake, vendor, disk, .. } = self;
@@ -328,9 +346,8 @@ impl Operator {
 
     fn issue_by_admin(&self, spec: &Value) -> Option<Issued> {
         let mut client = Client::open(self.admin, OPERATOR_SILENCE).ok()?;
-        let head = format!(
-            "POST /vault/keys\nAuthorization: Bearer {ADMIN_TOKEN}\nContent-Type: application/json"
-        );
+        let head =
+            format!("POST /vault/keys\nAuthorization: Bearer {ADMIN_TOKEN}\nContent-Type: application/json");
         let reply = client.exchange(&request(&head, spec.to_string().as_bytes())).ok()?;
         let body = (reply.status == 201).then(|| reply.json())?;
         let text = |name: &str| body[name].as_str().map(str::to_owned);
