@@ -25,6 +25,9 @@ pub const ADMIN_TOKEN: &str = "kbadmin_of-the-black-box-tests-0123456789";
 /// The variable that holds [`SECRET`] when a dataplane starts.
 const SECRET_VARIABLE: &str = "STRIPE_SECRET_KEY";
 
+/// Small files, so that tests see what happens at their ends.
+const SEGMENT_BYTES: u64 = 1024 * 1024;
+
 /// What a test wants of a keybrake.
 #[derive(Debug, Clone)]
 pub struct Setup {
@@ -180,11 +183,12 @@ impl Keybrake {
         let Setup { vendor, workers, proxy_lines, vendor_lines, .. } = &self.setup;
         format!(
             "[proxy]\nlisten = \"{}\"\nworkers = {workers}\n{proxy_lines}\n[admin]\nlisten = \"{}\"\n\n\
-             [data]\ndir = \"{}\"\njournal_segment_bytes = 1048576\n{}\n\
+             [data]\ndir = \"{}\"\njournal_segment_bytes = {}\n{}\n\
              [[vendor]]\nname = \"stripe\"\nbase_url = \"{vendor}\"\ncredential_env = \"{SECRET_VARIABLE}\"\n{vendor_lines}",
             self.proxy(),
             self.admin_address(),
             self.data().display(),
+            self.setup.torture.segment_bytes.unwrap_or(SEGMENT_BYTES),
             self.setup.torture.config
         )
     }

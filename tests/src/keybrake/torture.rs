@@ -18,6 +18,8 @@ pub(super) struct Extras {
     pub(super) data: Option<PathBuf>,
     /// Lines behind `data.dir`: more of `[data]`, then further sections.
     pub(super) config: String,
+    /// Of the journals' files.
+    pub(super) segment_bytes: Option<u64>,
     /// For the dataplane alone.
     environment: Vec<(String, OsString)>,
     /// The release build, where there is one.
@@ -70,6 +72,12 @@ impl Setup {
     /// With a further line behind `data.dir`; a line `[section]` begins another section.
     pub(crate) fn config_line(mut self, line: &str) -> Setup {
         self.torture.config = format!("{}{line}\n", self.torture.config);
+        self
+    }
+
+    /// With journals in files of this length.
+    pub(crate) fn segment_bytes(mut self, bytes: u64) -> Setup {
+        self.torture.segment_bytes = Some(bytes);
         self
     }
 

@@ -101,11 +101,7 @@ pub(super) fn play(plan: &Plan, mut random: Random, report: &mut Report) -> Resu
         count(&ends.sealed)
     ));
     drop(vendor);
-    if report.violations.is_empty() {
-        std::fs::remove_dir_all(&dir).unwrap();
-    } else {
-        report.keep(&dir);
-    }
+    report.end_scene(&dir);
     Ok(())
 }
 
@@ -257,11 +253,8 @@ fn play_case(case: &Case, state: &State, dir: &Path, vendor: &StandIn, ends: &En
         }
     }
     drop(keybrake);
-    if report.violations.is_empty() {
-        std::fs::remove_dir_all(&place).unwrap();
-    } else {
-        std::fs::write(place.join("case"), format!("{case:?}")).unwrap();
-    }
+    std::fs::write(place.join("case"), format!("{case:?}")).unwrap();
+    report.end_scene(&place);
 }
 
 /// Starts a dataplane that may refuse; then what it says.

@@ -27,6 +27,8 @@ pub struct Report {
     pub notes: Vec<String>,
     /// How long it took.
     pub time: Duration,
+    /// The violations of earlier scenes.
+    judged: usize,
 }
 
 impl Report {
@@ -43,6 +45,7 @@ impl Report {
             kept: Vec::new(),
             notes: Vec::new(),
             time: Duration::ZERO,
+            judged: 0,
         }
     }
 
@@ -71,6 +74,16 @@ impl Report {
 
     pub(crate) fn note(&mut self, what: impl Into<String>) {
         self.notes.push(what.into());
+    }
+
+    /// Removes a scene's directory, or keeps it where something was violated since the last one ended.
+    pub(crate) fn end_scene(&mut self, dir: &Path) {
+        if self.violations.len() > self.judged {
+            self.keep(dir);
+        } else {
+            std::fs::remove_dir_all(dir).unwrap();
+        }
+        self.judged = self.violations.len();
     }
 
     pub(crate) fn keep(&mut self, dir: &Path) {

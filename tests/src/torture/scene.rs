@@ -210,11 +210,7 @@ impl Scene {
         // In this order: a disk in use cannot be unmounted.
         drop((keybrake, vendor));
         drop(disk);
-        if report.violations.is_empty() {
-            std::fs::remove_dir_all(&dir).unwrap();
-        } else {
-            report.keep(&dir);
-        }
+        report.end_scene(&dir);
     }
 
     /// What was acknowledged is there: each key, and each revoke.
