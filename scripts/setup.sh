@@ -4,7 +4,7 @@
 #
 #   scripts/setup.sh build    what building and running need: compiler, libclang, make, curl
 #   scripts/setup.sh lint     also rustfmt and clippy
-#   scripts/setup.sh test     also python3 and a virtualenv for each SDK, in the cache directory
+#   scripts/setup.sh test     also git, faketime, python3 and a virtualenv for each SDK, in the cache directory
 #
 # Environment: KEYBRAKE_CACHE (cache directory).
 set -euo pipefail
@@ -50,6 +50,9 @@ has_libclang || packages+=(libclang-dev)
 if [ "$mode" = test ]; then
     # A test asks it which files are the project's.
     has git || packages+=(git)
+    # Tests set the clock of one process with it.
+    compgen -G '/usr/lib/*/faketime/libfaketimeMT.so.1' >/dev/null ||
+        compgen -G '/usr/lib/faketime/libfaketimeMT.so.1' >/dev/null || packages+=(faketime)
     # Debian leaves ensurepip out of python3, and without it a virtualenv has no pip.
     if ! has python3; then
         packages+=(python3 python3-venv)

@@ -5,6 +5,7 @@
 mod audit;
 mod auth;
 mod body;
+mod clock;
 mod connection;
 mod error;
 mod health;
@@ -77,6 +78,8 @@ fn routes() -> Vec<Route> {
         get_route(Access::Open, "/metrics", get(health::metrics)),
         get_route(Access::Open, "/openapi.json", get(health::openapi)),
         get_route(Access::Operator, "/healthz", get(health::healthz)),
+        get_route(Access::Operator, "/clock", get(clock::show)),
+        post_route(Access::Operator, "/clock/confirm", post(clock::confirm)),
         post_route(Access::Operator, "/vault/keys", post(keys::issue)),
         post_route(Access::Operator, "/vault_keys", post(keys::issue)),
         get_route(Access::Operator, "/vault/keys", get(keys::list)),

@@ -2,6 +2,7 @@
 
 mod audit;
 mod client;
+mod clock;
 mod key;
 mod status;
 mod table;
@@ -78,6 +79,12 @@ enum Command {
                             everything is up and ready."
     )]
     Status(Connection),
+    /// Show the system clock as the guard of the day sees it, or accept it.
+    #[command(
+        after_help = "Examples:\n  keybrake clock\n  keybrake clock confirm\n\nThe exit status is 1 unless the \
+                            system clock is where it should be."
+    )]
+    Clock(clock::ClockArguments),
     /// Check the configuration.
     #[command(
         subcommand,
@@ -134,6 +141,7 @@ pub(crate) fn run(cli: &Cli) -> Result<ExitCode, Failure> {
         Command::Key(command) => key::run(&invocation, command),
         Command::Audit(command) => audit::run(&invocation, command),
         Command::Status(connection) => status::status(&invocation, connection),
+        Command::Clock(arguments) => clock::run(&invocation, arguments),
         Command::Config(command) => status::config(&invocation, command),
         Command::Token(arguments) => status::token(&invocation, arguments),
     }

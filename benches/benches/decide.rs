@@ -31,6 +31,8 @@ fn policy() -> Policy {
         vendor: "stripe".to_owned(),
         allowed_endpoints: rules.map(|rule| rule.parse().unwrap()).to_vec(),
         daily_usd_cap: Micros::new(50_000_000),
+        total_usd_cap: None,
+        daily_request_budget: None,
         expires_at: None,
     }
 }

@@ -1,62 +1,182 @@
 //! A key's account, shared by all shards: the ledger's transitions as compare-and-swap.
+//!
+//! What happens to the words is decided in [`chain`]; here is only how one of them is loaded and
+//! replaced. That is generic over the [`Cell`] that keeps the word, so that a model checker can
+//! explore every order of these steps (rule Q18).
 
-use keybrake_proto::ledger::{Refusal, Word};
+use std::sync::Arc;
+
+use keybrake_proto::key::KeyId;
+use keybrake_proto::ledger::Word;
+use keybrake_proto::ledger::chain::{self, Level, Limit, Limits, Opening, Refusal, Sent};
 use keybrake_proto::money::Micros;
 use keybrake_proto::time::Day;
 use portable_atomic::{AtomicU128, Ordering};
 
-/// One key's money, alone on its cache lines: two shards that spend under two keys do not disturb
-/// each other (128 bytes, since the prefetcher fetches lines in pairs).
-#[repr(align(128))]
-pub(crate) struct Account {
-    word: AtomicU128,
-    cap: Option<Micros>,
+/// Where a word is kept.
+///
+/// All that is asked of it: the swaps of one cell have one order, and each sees the one before. No
+/// decision compares the words of two cells with one another.
+pub(crate) trait Cell {
+    /// A cell with these bits.
+    fn new(bits: u128) -> Self;
+
+    /// The bits at this moment, or shortly before.
+    fn load(&self) -> u128;
+
+    /// Replaces `current` by `new`, or answers what is there instead; it may fail without a reason.
+    fn compare_exchange(&self, current: u128, new: u128) -> Result<u128, u128>;
 }
 
-impl Account {
+impl Cell for AtomicU128 {
+    fn new(bits: u128) -> AtomicU128 {
+        AtomicU128::new(bits)
+    }
+
+    fn load(&self) -> u128 {
+        self.load(Ordering::Acquire)
+    }
+
+    fn compare_exchange(&self, current: u128, new: u128) -> Result<u128, u128> {
+        self.compare_exchange_weak(current, new, Ordering::AcqRel, Ordering::Acquire)
+    }
+}
+
+/// One key's words, alone on their cache lines: two shards that spend under two keys do not disturb
+/// each other (128 bytes, since the prefetcher fetches lines in pairs).
+#[repr(align(128))]
+pub(crate) struct Account<C = AtomicU128> {
+    daily: C,
+    limits: Limits,
+    key: KeyId,
+    /// The key above it, which never changes.
+    parent: Option<Arc<Account<C>>>,
+    /// There where the key has a total cap.
+    lifetime: Option<C>,
+    /// There where the key has a request budget.
+    requests: Option<C>,
+}
+
+impl<C: Cell> Account<C> {
     /// An account as of the last run.
-    pub(crate) fn new(word: Word, cap: Option<Micros>) -> Account {
-        Account { word: AtomicU128::new(word.pack()), cap }
-    }
-
-    /// The word at this moment.
-    pub(crate) fn word(&self) -> Word {
-        Word::unpack(self.word.load(Ordering::Acquire))
-    }
-
-    /// The cap; `None` where the key has none.
-    pub(crate) fn cap(&self) -> Option<Micros> {
-        self.cap
-    }
-
-    /// Keeps `quote` aside on the later of `today` and the word's day; answers that day.
-    pub(crate) fn reserve(&self, today: Day, quote: Micros) -> Result<Day, Refusal> {
-        self.swap(|word| word.reserve(today, quote, self.cap)).map(|word| word.day)
-    }
-
-    /// Replaces a hold of `quote` by `charge` on the later of `today` and the word's day, which it
-    /// answers: what the vendor accepted after midnight counts on the new day too (rule M9).
-    pub(crate) fn settle(&self, today: Day, quote: Micros, charge: Micros) -> Day {
-        self.always(|word| word.on(today).settle(quote, charge)).day
-    }
-
-    /// From here on no reserve succeeds on any core.
-    pub(crate) fn close(&self) {
-        self.always(Word::close);
-    }
-
-    fn always(&self, next: impl Fn(Word) -> Word) -> Word {
-        match self.swap(|word| Ok::<_, std::convert::Infallible>(next(word))) {
-            Ok(word) => word,
+    pub(crate) fn new(
+        key: KeyId,
+        opening: Opening,
+        limits: Limits,
+        parent: Option<Arc<Account<C>>>,
+    ) -> Account<C> {
+        let cell = |limit| opening.word(limit, &limits).map(|word| C::new(word.pack()));
+        Account {
+            daily: C::new(opening.word.pack()),
+            limits,
+            key,
+            parent,
+            lifetime: cell(Limit::Lifetime),
+            requests: cell(Limit::Requests),
         }
     }
 
-    fn swap<E>(&self, next: impl Fn(Word) -> Result<Word, E>) -> Result<Word, E> {
-        let mut bits = self.word.load(Ordering::Acquire);
+    /// The daily word at this moment.
+    pub(crate) fn word(&self) -> Word {
+        Word::unpack(self.daily.load())
+    }
+
+    /// What the key has committed in its life; `None` where it has no total cap.
+    pub(crate) fn total_committed(&self) -> Option<Micros> {
+        self.load(Limit::Lifetime).map(|word| word.committed)
+    }
+
+    /// The requests counted on `today`, those under way included; `None` where there is no budget.
+    pub(crate) fn requests(&self, today: Day) -> Option<u64> {
+        self.load(Limit::Requests).map(|word| word.on(today).committed.as_u64())
+    }
+
+    /// The key and those above it, leaf first.
+    pub(crate) fn keys(&self) -> Vec<KeyId> {
+        chain::levels(self).map(|level| level.key).collect()
+    }
+
+    /// Whether the key, or one above it, has a cap in USD: then its calls must have a price.
+    pub(crate) fn has_usd_cap(&self) -> bool {
+        chain::levels(self).any(|level| level.limits.daily.is_some() || level.limits.lifetime.is_some())
+    }
+
+    /// Keeps `quote` and one request aside on the key and on every key above it, all on the one day
+    /// it answers: the latest of `today` and of the words' days.
+    pub(crate) fn reserve(&self, today: Day, quote: Micros) -> Result<Day, Refusal> {
+        chain::reserve(self, today, quote)
+    }
+
+    /// Replaces a hold of `quote` by `charge` on the later of `today` and each word's day: what the
+    /// vendor accepted after midnight counts on the new day too (rule M9). `booked` is told every
+    /// key of the chain and its day, this one first.
+    pub(crate) fn settle(
+        &self,
+        today: Day,
+        quote: Micros,
+        charge: Micros,
+        sent: Sent,
+        booked: impl FnMut(KeyId, Day),
+    ) {
+        chain::settle(self, today, quote, charge, sent, booked);
+    }
+
+    /// Leaves a hold as it is, for a request that was sent and whose outcome is not known.
+    pub(crate) fn doubt(&self, today: Day, booked: impl FnMut(KeyId, Day)) {
+        chain::doubt(self, today, booked);
+    }
+
+    /// Settles what was left by [`Account::doubt`].
+    pub(crate) fn resolve(&self, today: Day, quote: Micros, charge: Micros, booked: impl FnMut(KeyId, Day)) {
+        chain::resolve(self, today, quote, charge, booked);
+    }
+
+    /// From here on no reserve succeeds on any core, on this key or below it.
+    pub(crate) fn close(&self) {
+        chain::close(self);
+    }
+
+    /// Whether the key, or one above it, is closed.
+    pub(crate) fn is_closed(&self) -> bool {
+        chain::is_closed(self)
+    }
+
+    fn cell(&self, limit: Limit) -> Option<&C> {
+        match limit {
+            Limit::Daily => Some(&self.daily),
+            Limit::Lifetime => self.lifetime.as_ref(),
+            Limit::Requests => self.requests.as_ref(),
+        }
+    }
+}
+
+impl<C: Cell> Level for Account<C> {
+    fn key(&self) -> KeyId {
+        self.key
+    }
+
+    fn parent(&self) -> Option<&Account<C>> {
+        self.parent.as_deref()
+    }
+
+    fn limits(&self) -> Limits {
+        self.limits
+    }
+
+    fn load(&self, limit: Limit) -> Option<Word> {
+        self.cell(limit).map(|cell| Word::unpack(cell.load()))
+    }
+
+    fn update<E>(&self, limit: Limit, next: impl Fn(Word) -> Result<Word, E>) -> Option<Result<Word, E>> {
+        let cell = self.cell(limit)?;
+        let mut bits = cell.load();
         loop {
-            let word = next(Word::unpack(bits))?;
-            match self.word.compare_exchange_weak(bits, word.pack(), Ordering::AcqRel, Ordering::Acquire) {
-                Ok(_) => return Ok(word),
+            let word = match next(Word::unpack(bits)) {
+                Ok(word) => word,
+                Err(error) => return Some(Err(error)),
+            };
+            match cell.compare_exchange(bits, word.pack()) {
+                Ok(_) => return Some(Ok(word)),
                 Err(now) => bits = now,
             }
         }
@@ -64,60 +184,6 @@ impl Account {
 }
 
 #[cfg(test)]
-mod tests {
-    use std::sync::Arc;
-    use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
-    use std::thread;
-
-    use super::*;
-
-    fn usd(amount: u64) -> Micros {
-        Micros::new(amount * 1_000_000).unwrap()
-    }
-
-    #[test]
-    fn eight_threads_never_get_past_the_cap_and_fill_it() {
-        let day = Day::new(1);
-        let account = Arc::new(Account::new(Word::open(day), Some(usd(50))));
-        let admitted = Arc::new(AtomicU64::new(0));
-        thread::scope(|scope| {
-            for _ in 0..8 {
-                scope.spawn(|| {
-                    for _ in 0..1000 {
-                        match account.reserve(day, usd(10)) {
-                            Ok(_) => admitted.fetch_add(1, Relaxed),
-                            Err(_) => 0,
-                        };
-                    }
-                });
-            }
-        });
-        assert_eq!(admitted.load(Relaxed), 5);
-        assert_eq!(account.word().committed, usd(50));
-    }
-
-    #[test]
-    fn after_close_nothing_is_reserved_and_holds_still_settle() {
-        let account = Account::new(Word::open(Day::new(1)), None);
-        account.reserve(Day::new(1), usd(5)).unwrap();
-        account.close();
-        assert_eq!(account.reserve(Day::new(1), Micros::ZERO), Err(Refusal::Closed));
-        account.settle(Day::new(1), usd(5), usd(3));
-        assert_eq!(account.word().committed, usd(3));
-        assert!(account.word().closed);
-    }
-
-    #[test]
-    fn a_hold_that_settles_after_midnight_counts_on_the_new_day() {
-        let account = Account::new(Word::open(Day::new(1)), Some(usd(10)));
-        account.reserve(Day::new(1), usd(10)).unwrap();
-        assert_eq!(account.settle(Day::new(2), usd(10), usd(8)), Day::new(2));
-        assert!(account.reserve(Day::new(2), usd(3)).is_err());
-        assert!(account.reserve(Day::new(2), usd(2)).is_ok());
-    }
-
-    #[test]
-    fn an_account_is_alone_on_its_cache_lines() {
-        assert_eq!(align_of::<Account>(), 128);
-    }
-}
+mod model;
+#[cfg(test)]
+mod tests;

@@ -16,9 +16,10 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, bounded};
-use keybrake_proto::control::{self, Counter, FrameError, Refused, Reply, Request, Status};
+use keybrake_proto::control::{self, ClockState, Counter, FrameError, Refused, Reply, Request, Status};
 use keybrake_proto::key::KeyId;
 
+use crate::clock::Clock;
 use crate::mailbox::Mailbox;
 use crate::metrics::{self, Metrics};
 use crate::rt::Kernel;
@@ -41,6 +42,7 @@ pub(crate) struct Control {
     pub(crate) shards: Vec<Mailbox<Message>>,
     pub(crate) metrics: Vec<Arc<Metrics>>,
     pub(crate) storage: StorageHandle,
+    pub(crate) clock: Arc<Clock>,
     pub(crate) digester: KeyDigester,
     pub(crate) vendors: Vec<String>,
     pub(crate) proxy_listen: String,
@@ -139,12 +141,24 @@ impl Control {
         match request {
             Request::Status => Reply::Status(Box::new(self.status())),
             Request::IssueKey(spec) => self.issue(&spec),
-            Request::ListKeys { after, limit } => self.keys.list(after, limit),
-            Request::ShowKey(id) => self.keys.show(id),
+            Request::ListKeys { after, limit } => self.keys.list(&self.clock, after, limit),
+            Request::ShowKey(id) => self.keys.show(&self.clock, id),
             Request::SelfKey { vault_key } => {
-                self.keys.show_self(&self.digester.digest(vault_key.as_bytes()))
+                self.keys.show_self(&self.clock, &self.digester.digest(vault_key.as_bytes()))
             }
             Request::RevokeKey(id) => self.revoke(id, arrived),
+            Request::Clock => Reply::Clock(self.clock.view()),
+            Request::ConfirmClock => self.confirm_clock(),
+        }
+    }
+
+    fn confirm_clock(&self) -> Reply {
+        match self.clock.confirm() {
+            Ok(view) => Reply::Clock(view),
+            Err(error) => {
+                let message = format!("the clock was not confirmed: its record cannot be written: {error}");
+                refused(503, "storage_unavailable", None, message)
+            }
         }
     }
 
@@ -160,6 +174,7 @@ impl Control {
             workers: self.shards.len(),
             vendors: self.vendors.clone(),
             keys: self.keys.count(),
+            clock: self.clock.view(),
             counters: self.counters(),
         }
     }
@@ -173,7 +188,27 @@ impl Control {
             label: None,
             value,
         };
+        let clock = self.clock.view();
+        let of_clock = |name: &str, help: &str, value: u64| Counter {
+            name: format!("keybrake_clock_{name}"),
+            help: help.to_owned(),
+            kind: "gauge".to_owned(),
+            label: None,
+            value,
+        };
         let mut counters = metrics::counters(&self.metrics);
+        counters.extend([
+            of_clock(
+                "suspended",
+                "1 while calls that cost money are refused, since the system clock was stepped.",
+                u64::from(clock.state == ClockState::Suspended),
+            ),
+            of_clock(
+                "deviation_us",
+                "How far the system clock is from where it should be.",
+                clock.deviation_us.unsigned_abs(),
+            ),
+        ]);
         counters.extend([
             number("rows_total", "counter", "Audit rows written.", storage.rows),
             number("batches_total", "counter", "Batches they were written in.", storage.batches),
@@ -222,7 +257,7 @@ pub(crate) fn ask_to_revoke(socket: &Path, id: KeyId) -> Result<control::Revoked
     match control::decode(&body).map_err(|error| error.to_string())? {
         Reply::Revoked(revoked) => Ok(revoked),
         Reply::Refused(refused) => Err(refused.message),
-        Reply::Status(_) | Reply::Issued { .. } | Reply::Keys { .. } | Reply::Key(_) => {
+        Reply::Status(_) | Reply::Issued { .. } | Reply::Keys { .. } | Reply::Key(_) | Reply::Clock(_) => {
             Err("the dataplane gave another answer; are both of one version?".to_owned())
         }
     }

@@ -81,7 +81,7 @@ async fn run(shard: &Rc<Shard>, agent: &mut Downstream) -> After {
         let Admitted { hold, ticket, .. } = admitted;
         drop(ticket);
         let reason = Deny::AuditUnavailable;
-        let ending = Ending::allowed(Outcome::Failed, hold.release(shard.now().day()), reason.status());
+        let ending = Ending::allowed(Outcome::Failed, hold.release(shard.today()), reason.status());
         return deny(shard, agent, &trace, &reason, ending).await;
     }
     trace.sent();
@@ -108,14 +108,14 @@ async fn deliver(
     trace.replied(&reply, target.vendor(shard));
     let Admitted { hold, ticket, .. } = admitted;
     let end = price::end(price, &trace.quote, reply.status(), reply.readable_body());
-    let today = shard.now().day();
+    let today = shard.today();
     let (ended, outcome) = match end {
         End::Settle(charge) => {
             let is_above = trace.quote.amount_minor.is_some() && charge > trace.quote.amount;
             shard.metrics.above_quote.add(u64::from(is_above));
             (hold.settle(today, charge), Outcome::Forwarded)
         }
-        // It was sent, and counts as a request.
+        // It was sent, so it counts as a request.
         End::Release => (hold.settle(today, Micros::ZERO), Outcome::Forwarded),
         End::InDoubt => (hold.doubt(today), Outcome::Unknown),
     };
@@ -217,7 +217,7 @@ async fn lose(
         shard.complain(trace.vendor(), error);
     }
     trace.vendor_done();
-    let today = shard.now().day();
+    let today = shard.today();
     let ending = if !fault.before_send() {
         // The vendor may have acted on it, so the agent has spent it.
         Ending::allowed(Outcome::Unknown, hold.doubt(today), reason.status())

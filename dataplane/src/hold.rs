@@ -4,7 +4,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use keybrake_proto::journal::{Booking, End, IntentId};
-use keybrake_proto::ledger::Refusal;
+use keybrake_proto::ledger::chain::{Refusal, Sent};
 use keybrake_proto::money::Micros;
 use keybrake_proto::time::Day;
 
@@ -64,31 +64,38 @@ impl Hold {
         self.intent = Some(intent);
     }
 
-    /// The request was sent and cost this much; zero where the vendor refused it.
+    /// It was sent and cost this much; zero where the vendor definitely refused.
     pub(crate) fn settle(self, today: Day, charge: Micros) -> Ended {
-        self.end(today, charge, 1)
+        self.end(today, charge, Sent::Yes)
     }
 
     /// Nothing was sent.
     pub(crate) fn release(self, today: Day) -> Ended {
-        self.end(today, Micros::ZERO, 0)
+        self.end(today, Micros::ZERO, Sent::No)
     }
 
     /// It was sent and the outcome is not known: the quote stays held and committed.
     pub(crate) fn doubt(mut self, today: Day) -> Ended {
         self.ended = true;
         self.entry.add_doubt(self.quote);
-        // A settle of nothing, which rolls the day.
-        let day = self.entry.account.settle(today, Micros::ZERO, Micros::ZERO);
-        let booking = Booking { key: self.entry.record.id, day, charge: Micros::ZERO, requests: 1 };
-        Ended { bookings: vec![booking], end: End::InDoubt, amount: self.quote }
+        let mut bookings = Vec::with_capacity(1);
+        self.entry.account.doubt(today, |key, day| {
+            bookings.push(Booking { key, day, charge: Micros::ZERO, requests: 1 });
+        });
+        Ended { bookings, end: End::InDoubt, amount: self.quote }
     }
 
-    fn end(mut self, today: Day, charge: Micros, requests: u32) -> Ended {
+    fn end(mut self, today: Day, charge: Micros, sent: Sent) -> Ended {
         self.ended = true;
-        let day = self.entry.account.settle(today, self.quote, charge);
-        let booking = Booking { key: self.entry.record.id, day, charge, requests };
-        Ended { bookings: vec![booking], end: End::Booked, amount: charge }
+        let requests = match sent {
+            Sent::Yes => 1,
+            Sent::No => 0,
+        };
+        let mut bookings = Vec::with_capacity(1);
+        self.entry.account.settle(today, self.quote, charge, sent, |key, day| {
+            bookings.push(Booking { key, day, charge, requests });
+        });
+        Ended { bookings, end: End::Booked, amount: charge }
     }
 }
 
@@ -101,11 +108,13 @@ impl Drop for Hold {
             // Its exchange panicked: the intent's own row tells of it.
             Some(intent) => {
                 self.entry.add_doubt(self.quote);
+                // On whichever day the word is.
+                self.entry.account.doubt(Day::default(), |_, _| ());
                 self.journal.lost(intent);
             }
             // Nothing is sent without an intent.
             None => {
-                self.entry.account.settle(self.day, self.quote, Micros::ZERO);
+                self.entry.account.settle(self.day, self.quote, Micros::ZERO, Sent::No, |_, _| ());
             }
         }
     }

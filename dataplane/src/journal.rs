@@ -10,7 +10,7 @@
 
 mod committer;
 mod medium;
-mod recovery;
+mod read;
 mod start;
 
 #[cfg(test)]
@@ -18,7 +18,7 @@ mod tests;
 
 pub(crate) use committer::{CommitterHandle, Event};
 pub(crate) use medium::Directory;
-pub(crate) use recovery::{JournalError, Recovered, recover};
+pub(crate) use read::{Recovered, recover};
 pub(crate) use start::{Place, start};
 
 use std::cell::RefCell;
@@ -154,21 +154,26 @@ impl Journal {
         if self.durability != Durability::PowerLoss {
             return Ok(());
         }
-        let (waiter, synced) = oneshot::channel();
-        {
-            let mut state = self.state.borrow_mut();
-            if state.active.is_none() {
-                return Err(NotDurable);
-            }
-            let sequence = state.written;
-            state.waiters.push_back((sequence, waiter));
-            self.progress.set_wanted(sequence);
-        }
-        self.committer.wake();
+        let synced = self.wait_for_sync()?;
         match rt::within(SYNC_WAIT, synced).await {
             Some(Ok(true)) => Ok(()),
             Some(Ok(false) | Err(oneshot::Canceled)) | None => Err(NotDurable),
         }
+    }
+
+    /// Told whether the next sync brought all that is written to the disk.
+    fn wait_for_sync(&self) -> Result<oneshot::Receiver<bool>, NotDurable> {
+        let (waiter, synced) = oneshot::channel();
+        let mut state = self.state.borrow_mut();
+        if state.active.is_none() {
+            return Err(NotDurable);
+        }
+        let sequence = state.written;
+        state.waiters.push_back((sequence, waiter));
+        drop(state);
+        self.progress.set_wanted(sequence);
+        self.committer.wake();
+        Ok(synced)
     }
 
     /// Records how an exchange ended, or that a request was denied. It is never lost.
@@ -262,7 +267,9 @@ impl Journal {
                 active.header.commit(scratch, sequence);
             }
             if let Err(error) = active.write(scratch) {
-                eprintln!("journal: a write failed: {error}; a fresh file is begun, and until then nothing is sent");
+                eprintln!(
+                    "journal: a write failed: {error}; a fresh file is begun, and until then nothing is sent"
+                );
                 self.break_off(state);
                 return Err(NoRoom);
             }
@@ -280,7 +287,11 @@ impl Journal {
         let spare = state.spare.take().ok_or(NoRoom)?;
         let last = state.written;
         if let Some(full) = state.active.take() {
-            self.committer.order(Order::Retire { shard: usize::from(self.shard), segment: full.segment, last });
+            self.committer.order(Order::Retire {
+                shard: usize::from(self.shard),
+                segment: full.segment,
+                last,
+            });
         }
         self.begin(state, spare, last.saturating_add(1)).map_err(|error| {
             eprintln!("journal: a file cannot be begun: {error}; until then nothing is sent");

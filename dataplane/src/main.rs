@@ -13,6 +13,8 @@
 #![cfg_attr(test, allow(clippy::arithmetic_side_effects, reason = "a test that overflows has failed"))]
 
 mod account;
+mod check;
+mod clock;
 mod connection;
 mod control;
 mod deadline;
@@ -27,6 +29,7 @@ mod marks;
 mod metrics;
 mod pool;
 mod progress;
+mod recovery;
 mod registry;
 mod relay;
 mod resolve;
@@ -44,6 +47,7 @@ mod worker;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
+use check::Confirmed;
 use clap::{Parser, Subcommand, ValueEnum};
 use keybrake_proto::config::{Config, Driver};
 use keybrake_proto::key::KeyId;
@@ -76,6 +80,23 @@ enum Command {
         /// The key's id, such as vk_0123456789abcdef.
         id: KeyId,
     },
+    /// Verify the data directory as a start would, and print the books; changes nothing.
+    #[command(
+        after_help = "Checks the store, the journals and the anchor. Run it while the dataplane is stopped, or on a \
+                      copy.\nExit status: 0 a start finds these books, 1 it would be sealed, 2 nothing can be read."
+    )]
+    Check,
+    /// Start with what is there, though it is older than the anchor says or damaged.
+    #[command(
+        after_help = "For a sealed start whose missing part cannot be brought back. What is missing is forgotten: caps \
+                      may be fuller in truth than keybrake knows, revokes may be gone. Without --yes it says what it \
+                      would accept."
+    )]
+    Accept {
+        /// Do it.
+        #[arg(long)]
+        yes: bool,
+    },
 }
 
 #[derive(Clone, Copy, ValueEnum)]
@@ -100,6 +121,11 @@ fn main() -> ExitCode {
     };
     match arguments.command {
         Some(Command::Revoke { id }) => revoke(&config, id),
+        Some(Command::Check) => offline(check::check(&config)),
+        Some(Command::Accept { yes }) => {
+            let confirmed = if yes { Confirmed::Yes } else { Confirmed::No };
+            offline(check::accept(&config, confirmed))
+        }
         None => match run::run(config) {
             Ok(()) => ExitCode::SUCCESS,
             Err(run::Failure::Start(error)) => fail(&format!("{error:#}"), EXIT_CANNOT_START),
@@ -141,6 +167,10 @@ fn revoke(config: &Config, id: KeyId) -> ExitCode {
         }
         Err(problem) => fail(&problem, 1),
     }
+}
+
+fn offline(result: anyhow::Result<ExitCode>) -> ExitCode {
+    result.unwrap_or_else(|error| fail(&format!("{error:#}"), EXIT_CANNOT_START))
 }
 
 fn fail(problem: &str, code: u8) -> ExitCode {

@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use keybrake_proto::catalog::price::Bound;
 use keybrake_proto::key::{KeyDigest, KeyId};
-use keybrake_proto::ledger::Word;
+use keybrake_proto::ledger::chain::Opening;
 use keybrake_proto::money::Micros;
 use keybrake_proto::policy::Policy;
 use keybrake_proto::time::UnixMicros;
@@ -42,8 +42,8 @@ pub(crate) struct KeyEntry {
 
 impl KeyEntry {
     /// The key with the money of the last run.
-    pub(crate) fn new(record: KeyRecord, word: Word, in_doubt: Micros) -> KeyEntry {
-        let account = Account::new(word, record.policy.daily_usd_cap);
+    pub(crate) fn new(record: KeyRecord, opening: Opening, in_doubt: Micros) -> KeyEntry {
+        let account = Account::new(record.id, opening, record.policy.limits(), None);
         let revoked_at = AtomicU64::new(record.revoked_at.map_or(0, |at| at.0));
         let entry = KeyEntry { record, account, revoked_at, in_doubt: AtomicU64::new(in_doubt.as_u64()) };
         if entry.revoked_at().is_some() {
@@ -87,12 +87,12 @@ impl KeyEntry {
         if self.record.policy.has_expired(now) {
             self.account.close();
         }
-        !self.account.word().closed
+        !self.account.is_closed()
     }
 
     /// Whether calls must have a price.
     pub(crate) fn bound(&self) -> Bound {
-        if self.account.cap().is_some() { Bound::Capped } else { Bound::Uncapped }
+        if self.account.has_usd_cap() { Bound::Capped } else { Bound::Uncapped }
     }
 }
 

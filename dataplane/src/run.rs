@@ -15,6 +15,7 @@ use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 use socket2::{Domain, Protocol, Socket, Type};
 
+use crate::clock::Clock;
 use crate::control::{self, Control};
 use crate::journal::{self, Durability, Journal, Recovered};
 use crate::mailbox::Mailbox;
@@ -77,6 +78,9 @@ impl Running {
             workers => workers,
         };
         let State { store, books, recovered, marks, boot, master, vendors, keys } = state::open(&config)?;
+        let spent = keys.iter().map(|key| key.account.word().day).max().unwrap_or_default();
+        let clock = Arc::new(Clock::open(&config.data.dir, spent)?);
+        clock.start().context("the clock thread does not start")?;
         let listeners = bind(config.proxy.listen, workers)
             .with_context(|| format!("proxy.listen {} cannot be used", config.proxy.listen))?;
         let proxy_listen = listeners.first().map_or(Ok(config.proxy.listen), TcpListener::local_addr)?;
@@ -84,7 +88,10 @@ impl Running {
         let control_listener = control::bind(&socket)
             .with_context(|| format!("control socket {} cannot be used", socket.display()))?;
         let progress = progress::all(workers, |shard| {
-            u16::try_from(shard).ok().and_then(|shard| recovered.last.get(&shard).copied()).unwrap_or_default()
+            u16::try_from(shard)
+                .ok()
+                .and_then(|shard| recovered.last.get(&shard).copied())
+                .unwrap_or_default()
         });
         // The thread is waited for by `flush_and_stop`, which also reports.
         let (storage, _thread) = storage::start(store, books, Arc::clone(&progress))?;
@@ -93,12 +100,14 @@ impl Running {
             vendors,
             digester: master.digester(),
             resolver: Resolver::start().context("the resolver thread does not start")?,
+            clock: Arc::clone(&clock),
         });
         let (ended_sender, ended) = bounded(workers);
         let mut control = Control {
             shards: Vec::new(),
             metrics: Vec::new(),
             storage: storage.clone(),
+            clock,
             digester: master.digester(),
             vendors: config.vendor_names(),
             proxy_listen: proxy_listen.to_string(),
@@ -168,6 +177,9 @@ impl Running {
             if !self.wait_for_workers(CUT_WAIT, false) {
                 eprintln!("keybrake-dataplane: some requests did not end; their outcome is not recorded");
             }
+        }
+        if let Err(error) = self.control.clock.record() {
+            eprintln!("keybrake-dataplane: clock: its record cannot be written: {error}");
         }
         let stopped = self.storage.flush_and_stop().context("storage did not stop cleanly");
         std::fs::remove_file(self.config.data.control_socket()).ok();

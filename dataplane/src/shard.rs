@@ -5,14 +5,15 @@ use std::io;
 use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
 use crossbeam_channel::Sender;
 use futures_channel::oneshot;
 use keybrake_proto::config::Config;
 use keybrake_proto::key::KeyId;
-use keybrake_proto::time::UnixMicros;
+use keybrake_proto::time::{Day, UnixMicros};
 
+use crate::clock::{self, Clock};
 use crate::deadline::{Deadlines, TICK};
 use crate::in_flight::InFlight;
 use crate::journal::{self, Journal};
@@ -58,6 +59,7 @@ pub(crate) struct Common {
     pub(crate) vendors: Vec<Arc<Vendor>>,
     pub(crate) digester: KeyDigester,
     pub(crate) resolver: ResolverHandle,
+    pub(crate) clock: Arc<Clock>,
 }
 
 /// One worker's state.
@@ -70,6 +72,7 @@ pub(crate) struct Shard {
     pub(crate) journal: Rc<Journal>,
     pub(crate) metrics: Arc<Metrics>,
     pub(crate) digester: KeyDigester,
+    pub(crate) clock: Arc<Clock>,
     resolver: ResolverHandle,
     mailbox: Mailbox<Message>,
     /// Makes request ids of this shard and this run unlike all others.
@@ -106,6 +109,7 @@ impl Shard {
             journal: Rc::new(journal),
             metrics,
             digester: common.digester.clone(),
+            clock: Arc::clone(&common.clock),
             resolver: common.resolver.clone(),
             mailbox,
             run,
@@ -159,10 +163,14 @@ impl Shard {
         }
     }
 
-    /// The time of day.
+    /// The time of day, as the system says it.
     pub(crate) fn now(&self) -> UnixMicros {
-        let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-        UnixMicros(u64::try_from(since.as_micros()).unwrap_or(u64::MAX))
+        clock::wall()
+    }
+
+    /// The day that whatever is not a reserve of money counts on.
+    pub(crate) fn today(&self) -> Day {
+        self.clock.day()
     }
 
     /// An id no other request has.

@@ -4,19 +4,18 @@ use std::collections::HashMap;
 use std::fs::DirBuilder;
 use std::os::unix::fs::DirBuilderExt as _;
 use std::sync::Arc;
-use std::time::{SystemTime, UNIX_EPOCH};
 
-use anyhow::{Context as _, anyhow, bail};
+use anyhow::{Context as _, bail};
 use keybrake_proto::config::{self, Config};
 use keybrake_proto::key::KeyId;
 use keybrake_proto::ledger::Word;
-use keybrake_proto::mark::{Found, Mark, Reached};
+use keybrake_proto::ledger::chain;
 use keybrake_proto::secret::Secret;
-use keybrake_proto::time::UnixMicros;
 
-use crate::journal::{self, Recovered};
-use crate::marks::{self, Marks};
+use crate::journal::Recovered;
+use crate::marks::Marks;
 use crate::pool::Vendor;
+use crate::recovery::{self, Opened};
 use crate::registry::KeyEntry;
 use crate::seal::{Made, MasterKey};
 use crate::storage::{Books, Opening, Store, StoredCredential};
@@ -25,9 +24,6 @@ use crate::storage::{Books, Opening, Store, StoredCredential};
 const ACCOUNT: &str = "default";
 
 const FIRST_VERSION: u32 = 1;
-
-/// What an operator can do about a sealed start.
-const ACCEPT: &str = "start with what is there: `keybrake-dataplane accept`";
 
 /// The dataplane's state as of the last run.
 pub(crate) struct State {
@@ -47,19 +43,7 @@ pub(crate) fn open(config: &Config) -> anyhow::Result<State> {
     DirBuilder::new().recursive(true).mode(0o700).create(dir).with_context(|| {
         format!("data.dir {} cannot be made; choose another or change its rights", dir.display())
     })?;
-    let anchor = config.data.anchor_file();
-    let mark = marks::read(&anchor).with_context(|| {
-        format!("sealed: the anchor {} cannot be used; {ACCEPT}", anchor.display())
-    })?;
-    let mut store = Store::open(&config.data.store_dir())?;
-    let boot = boot_id();
-    let mut books = store.books()?;
-    let recovered =
-        journal::recover(&config.data.journal_dir(), boot, books.cursors(), books.floors())?;
-    judge(config, &store, &books, &recovered, mark.as_ref(), boot)?;
-    recover(&store, &mut books, &recovered)?;
-    let marks = begin_marks(config, &store, &recovered, mark.as_ref(), boot)?;
-    store.keep_mark(Arc::clone(&marks));
+    let Opened { store, books, recovered, marks, boot } = recovery::open(config)?;
     let master = master_key(config, &store)?;
     let vendors = config
         .vendors
@@ -68,85 +52,6 @@ pub(crate) fn open(config: &Config) -> anyhow::Result<State> {
         .collect::<anyhow::Result<_>>()?;
     let keys = open_keys(&store, &books)?;
     Ok(State { store, books, recovered, marks, boot, master, vendors, keys })
-}
-
-/// Refuses a store and journals that are behind the mark (rule R4).
-fn judge(
-    config: &Config,
-    store: &Store,
-    books: &Books,
-    recovered: &Recovered,
-    mark: Option<&Mark>,
-    boot: [u8; 16],
-) -> anyhow::Result<()> {
-    let anchor = config.data.anchor_file();
-    let found = Found {
-        store: store.id()?,
-        boot,
-        store_sequence: store.sequence(),
-        shards: recovered.last.clone(),
-    };
-    match mark {
-        Some(mark) => mark.judge(&found).map_err(|behind| {
-            anyhow!(
-                "sealed: {behind}, says the anchor {}: this is an older copy, or it was damaged; put the newest copy \
-                 back, or {ACCEPT}",
-                anchor.display()
-            )
-        }),
-        // A first start that was cut has nothing yet that an older copy could lack.
-        None if store.keys()?.is_empty() && books.is_empty() => Ok(()),
-        None => bail!("sealed: the anchor {} is missing; put it back, or {ACCEPT}", anchor.display()),
-    }
-}
-
-/// Brings the store up to the journals' end, and what a crash cut off to its end: in doubt.
-fn recover(store: &Store, books: &mut Books, recovered: &Recovered) -> anyhow::Result<()> {
-    let open = store.recover(books, &recovered.records, now())?;
-    if books.damaged() > 0 {
-        bail!("sealed: {} records of the journal cannot be read; {ACCEPT}", books.damaged());
-    }
-    if open > 0 || recovered.torn > 0 {
-        eprintln!(
-            "keybrake-dataplane: the last run did not stop cleanly: {open} requests were at a vendor and are in doubt, \
-             {} writes broke off",
-            recovered.torn
-        );
-    }
-    Ok(())
-}
-
-fn begin_marks(
-    config: &Config,
-    store: &Store,
-    recovered: &Recovered,
-    mark: Option<&Mark>,
-    boot: [u8; 16],
-) -> anyhow::Result<Arc<Marks>> {
-    let reached = |last: &u64| Reached { synced: *last, written: *last };
-    let mark = Mark {
-        number: mark.map_or(0, |mark| mark.number),
-        store: store.id()?,
-        boot,
-        store_sequence: store.sequence(),
-        shards: recovered.last.iter().map(|(shard, last)| (*shard, reached(last))).collect(),
-    };
-    let anchor = config.data.anchor_file();
-    let marks = Marks::open(&anchor, mark)
-        .with_context(|| format!("data.anchor_file {} cannot be written", anchor.display()))?;
-    Ok(Arc::new(marks))
-}
-
-/// The kernel's number of this boot; zeros where it gives none, which only makes checks laxer.
-pub(crate) fn boot_id() -> [u8; 16] {
-    let text = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default();
-    let digits: String = text.chars().filter(char::is_ascii_hexdigit).collect();
-    u128::from_str_radix(&digits, 16).unwrap_or_default().to_be_bytes()
-}
-
-fn now() -> UnixMicros {
-    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    UnixMicros(u64::try_from(since.as_micros()).unwrap_or(u64::MAX))
 }
 
 fn master_key(config: &Config, store: &Store) -> anyhow::Result<MasterKey> {
@@ -237,9 +142,15 @@ fn open_keys(store: &Store, books: &Books) -> anyhow::Result<Arc<[Arc<KeyEntry>]
     let mut openings: HashMap<KeyId, Opening> = books.openings();
     let entry = |record: crate::registry::KeyRecord| {
         let Opening { spend, in_doubt } = openings.remove(&record.id).unwrap_or_default();
-        let committed = spend.settled.saturating_add(in_doubt);
-        let word = Word { closed: false, day: spend.day, held: in_doubt, committed };
-        Arc::new(KeyEntry::new(record, word, in_doubt))
+        let word = Word {
+            closed: false,
+            day: spend.day,
+            held: in_doubt,
+            committed: spend.settled.saturating_add(in_doubt),
+        };
+        let lifetime = spend.lifetime.saturating_add(in_doubt);
+        let opening = chain::Opening { word, lifetime, requests: spend.requests };
+        Arc::new(KeyEntry::new(record, opening, in_doubt))
     };
     Ok(store.keys()?.into_iter().map(entry).collect())
 }

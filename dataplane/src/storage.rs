@@ -22,6 +22,7 @@ pub(crate) use format::{Spend, StoredCredential};
 pub(crate) use handle::{StorageHandle, start};
 pub(crate) use resolve::{NoDoubt, Resolution, Resolved, Verdict};
 
+use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -51,6 +52,11 @@ impl Store {
         open::open(dir)
     }
 
+    /// Opens the store that is in `dir` for reading; another process may have it open.
+    pub(crate) fn read(dir: &Path) -> Result<Store, StoreError> {
+        open::read(dir)
+    }
+
     /// Every key ever issued, revoked ones too.
     pub(crate) fn keys(&self) -> Result<Vec<KeyRecord>, StoreError> {
         self.read_all(Family::Keys, format::decode_key)
@@ -59,10 +65,8 @@ impl Store {
     /// The books as the store has them.
     pub(crate) fn books(&self) -> Result<Books, StoreError> {
         let places = |kind: &'static [u8]| {
-            let entries = self.db.iterator_cf(
-                self.family(Family::Meta)?,
-                IteratorMode::From(kind, Direction::Forward),
-            );
+            let entries =
+                self.db.iterator_cf(self.family(Family::Meta)?, IteratorMode::From(kind, Direction::Forward));
             let mut places = Vec::new();
             for entry in entries {
                 let (key, value) = entry.map_err(StoreError::io)?;
@@ -99,9 +103,21 @@ impl Store {
         Ok(open)
     }
 
+    /// From now on each shard's journal begins behind these records; on disk when it returns.
+    pub(crate) fn put_places(&self, last: &BTreeMap<u16, u64>) -> Result<(), StoreError> {
+        let mut batch = Batch::default();
+        for (shard, sequence) in last {
+            let sequence = format::encode_sequence(*sequence);
+            for kind in [format::CURSOR, format::FLOOR] {
+                batch.put(Family::Meta, &format::encode_place(kind, *shard), &sequence);
+            }
+        }
+        self.write(&batch, Wal::Synced)
+    }
+
     /// The number that tells this store from every other; made with it.
     pub(crate) fn id(&self) -> Result<[u8; 16], StoreError> {
-        let value = self.read(Family::Meta, STORE_ID)?;
+        let value = self.get(Family::Meta, STORE_ID)?;
         let damaged = StoreError::DamagedEntry(Family::Meta.name());
         value.and_then(|value| value.try_into().ok()).ok_or(damaged)
     }
@@ -122,7 +138,7 @@ impl Store {
         vendor: &str,
         account: &str,
     ) -> Result<Option<StoredCredential>, StoreError> {
-        let value = self.read(Family::Credentials, &format::credential_key(vendor, account))?;
+        let value = self.get(Family::Credentials, &format::credential_key(vendor, account))?;
         value
             .map(|value| {
                 format::decode_credential(&value).ok_or(StoreError::DamagedEntry(Family::Credentials.name()))
@@ -143,7 +159,7 @@ impl Store {
 
     /// What tells the master key the store was made with; `None` before the first start is done.
     pub(crate) fn master_check(&self) -> Result<Option<[u8; 16]>, StoreError> {
-        let value = self.read(Family::Meta, MASTER_CHECK)?;
+        let value = self.get(Family::Meta, MASTER_CHECK)?;
         value
             .map(|value| value.try_into().map_err(|_| StoreError::DamagedEntry(Family::Meta.name())))
             .transpose()
@@ -168,7 +184,7 @@ impl Store {
         self.db.cf_handle(family.name()).ok_or(StoreError::DamagedEntry(family.name()))
     }
 
-    fn read(&self, family: Family, key: &[u8]) -> Result<Option<Vec<u8>>, StoreError> {
+    fn get(&self, family: Family, key: &[u8]) -> Result<Option<Vec<u8>>, StoreError> {
         self.db.get_cf(self.family(family)?, key).map_err(StoreError::io)
     }
 

@@ -119,7 +119,7 @@ async fn exchange(
         return Err(Fault::Unreachable(io::Error::other("keybrake is stopping")));
     }
     // The last look. From here to the end of the send the exchange counts as sent (rule Q20).
-    if !admitted.hold.entry().is_open(shard.now()) {
+    if !admitted.hold.entry().is_open(shard.clock.expiry(shard.now())) {
         connection.output.zeroize();
         pool.keep(connection);
         return Err(Fault::Closed);

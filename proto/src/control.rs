@@ -50,6 +50,10 @@ pub enum Request {
     },
     /// Revokes a key; answered by [`Reply::Revoked`] once it is durable and every shard has acknowledged.
     RevokeKey(KeyId),
+    /// What the guard of the day says; answered by [`Reply::Clock`].
+    Clock,
+    /// An operator says that the wall clock is right; answered by [`Reply::Clock`] once that is on disk.
+    ConfirmClock,
 }
 
 /// What the dataplane answers.
@@ -76,6 +80,8 @@ pub enum Reply {
     Key(Box<KeyView>),
     /// To [`Request::RevokeKey`].
     Revoked(Revoked),
+    /// To [`Request::Clock`] and [`Request::ConfirmClock`].
+    Clock(ClockView),
     /// The request was understood and refused.
     Refused(Refused),
 }
@@ -136,9 +142,22 @@ pub struct KeyView {
     /// The part of it whose outcome is not known yet.
     #[serde(with = "usd")]
     pub held_usd: Micros,
-    /// What is left of the cap today.
+    /// The most in its whole life.
+    #[serde(with = "usd::option")]
+    pub total_usd_cap: Option<Micros>,
+    /// Settled + held + in doubt since it was made; only counted for a key with such a cap.
+    #[serde(with = "usd::option")]
+    pub total_committed_usd: Option<Micros>,
+    /// The part of what is held whose calls were sent and whose outcome is not known: `keybrake doubt list`.
+    #[serde(with = "usd", default)]
+    pub in_doubt_usd: Micros,
+    /// What may still be committed today: what is left of the caps, the smaller one counts.
     #[serde(with = "usd::option")]
     pub remaining_usd: Option<Micros>,
+    /// The most requests per UTC day.
+    pub daily_request_budget: Option<u32>,
+    /// Requests that were sent today, or are about to be; only counted for a key with such a budget.
+    pub requests_today: Option<u64>,
     /// When the daily window resets.
     pub resets_at: String,
     /// When it was made.
@@ -163,6 +182,41 @@ pub enum KeyStatus {
     Revoked,
 }
 
+/// What the guard of the day sees (rule M10). Times are RFC 3339.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ClockView {
+    /// Whether money counts.
+    pub state: ClockState,
+    /// `step_forward`, `step_back`, `between_midnights`, `not_recorded` or `seen_ahead`; `None` where all is well.
+    pub why: Option<String>,
+    /// Since when, by the clock that cannot be set.
+    pub since: Option<String>,
+    /// What the wall clock says.
+    pub wall: String,
+    /// Where it should be.
+    pub expected: String,
+    /// How far the wall clock is ahead of that, in microseconds; negative is behind.
+    pub deviation_us: i64,
+    /// The UTC day that money counts on, such as `2026-11-22`.
+    pub day: String,
+    /// When it ends.
+    pub resets_at: String,
+    /// The latest time that either clock has shown: a key that expires before it has expired (rule Q10).
+    pub latest_seen: String,
+}
+
+/// Whether money counts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ClockState {
+    /// It does, and the clocks agree.
+    Ok,
+    /// It does, on the day it counted on before; the next day does not begin while the clocks differ.
+    Deviating,
+    /// It does not: calls that cost money are refused with 503 `clock`.
+    Suspended,
+}
+
 /// How the dataplane is.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Status {
@@ -184,6 +238,8 @@ pub struct Status {
     pub vendors: Vec<String>,
     /// Keys, revoked and expired ones included.
     pub keys: usize,
+    /// What the guard of the day sees.
+    pub clock: ClockView,
     /// Counters by name, as in `/metrics`.
     pub counters: Vec<Counter>,
 }
@@ -266,6 +322,18 @@ mod tests {
     fn messages_read_back_as_sent() {
         let id = KeyId::from_bytes(b"0123456789abcdef").unwrap();
         check(&Request::Status);
+        check(&Request::ConfirmClock);
+        check(&Reply::Clock(ClockView {
+            state: ClockState::Suspended,
+            why: Some("step_back".to_owned()),
+            since: None,
+            wall: "2026-11-21T23:00:00Z".to_owned(),
+            expected: "2026-11-22T00:00:00Z".to_owned(),
+            deviation_us: -3_600_000_000,
+            day: "2026-11-21".to_owned(),
+            resets_at: "2026-11-22T00:00:00Z".to_owned(),
+            latest_seen: "2026-11-22T00:00:00Z".to_owned(),
+        }));
         check(&Request::ListKeys { after: Some(id), limit: 10 });
         check(&Request::IssueKey(Box::new(KeySpec {
             vendor: "stripe".to_owned(),

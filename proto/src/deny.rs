@@ -8,6 +8,9 @@ use std::fmt;
 
 use serde::Serialize;
 
+use crate::clock::Objection;
+use crate::key::KeyId;
+use crate::ledger::chain::{Limit, Over, Refusal};
 use crate::money::Micros;
 use crate::time::{Day, UnixMicros};
 
@@ -40,6 +43,28 @@ pub enum Deny {
         cap: Micros,
         /// The UTC day that is full.
         day: Day,
+        /// The key above this one whose cap it is; `None` for the key's own.
+        above: Option<KeyId>,
+    },
+    /// The quote does not fit under a cap for life. No time brings it back.
+    OverTotal {
+        /// What the call would cost at most.
+        quote: Micros,
+        /// Cap less committed.
+        left: Micros,
+        /// The cap.
+        cap: Micros,
+        /// As in [`Deny::OverCap`].
+        above: Option<KeyId>,
+    },
+    /// The day's requests are used up.
+    OverRequests {
+        /// Requests per UTC day.
+        budget: u64,
+        /// The UTC day that is full.
+        day: Day,
+        /// As in [`Deny::OverCap`].
+        above: Option<KeyId>,
     },
     /// The request can be read in more than one way, or not at all.
     Malformed {
@@ -52,6 +77,8 @@ pub enum Deny {
     NotFound,
     /// The audit cannot be written, so nothing is forwarded.
     AuditUnavailable,
+    /// The system clock was stepped, so that it is not known which day money counts on (rule M10).
+    Clock(Objection),
     /// The process is stopping.
     Draining,
     /// The vendor could not be reached: nothing was sent.
@@ -80,16 +107,29 @@ pub struct Denial {
 }
 
 impl Deny {
+    /// What a key's agent is told when the ledger refuses its call of `quote`.
+    pub fn by_ledger(refusal: Refusal, key: KeyId, quote: Micros) -> Deny {
+        let Refusal::Over(Over { key: whose, limit, cap, left, day }) = refusal else {
+            return Deny::Unauthorized;
+        };
+        let above = (whose != key).then_some(whose);
+        match limit {
+            Limit::Daily => Deny::OverCap { quote, left, cap, day, above },
+            Limit::Lifetime => Deny::OverTotal { quote, left, cap, above },
+            Limit::Requests => Deny::OverRequests { budget: cap.as_u64(), day, above },
+        }
+    }
+
     /// The HTTP status.
     pub fn status(&self) -> u16 {
         match self {
             Deny::Unauthorized => 401,
             Deny::Endpoint { .. } | Deny::Vendor | Deny::Account | Deny::Unpriced(_) | Deny::Currency => 403,
             Deny::NotFound => 404,
-            Deny::OverCap { .. } => 429,
+            Deny::OverCap { .. } | Deny::OverTotal { .. } | Deny::OverRequests { .. } => 429,
             Deny::Malformed { status, .. } => *status,
             Deny::VendorUnreachable | Deny::VendorBroken => 502,
-            Deny::AuditUnavailable | Deny::Draining | Deny::AdminUnavailable => 503,
+            Deny::AuditUnavailable | Deny::Clock(_) | Deny::Draining | Deny::AdminUnavailable => 503,
             Deny::VendorTimeout => 504,
         }
     }
@@ -104,9 +144,12 @@ impl Deny {
             Deny::Unpriced(_) => "unpriced",
             Deny::Currency => "currency_not_allowed",
             Deny::OverCap { .. } => "daily_cap_exceeded",
+            Deny::OverTotal { .. } => "total_cap_exceeded",
+            Deny::OverRequests { .. } => "request_budget_exceeded",
             Deny::Malformed { .. } => "malformed_request",
             Deny::NotFound => "not_found",
             Deny::AuditUnavailable => "audit_unavailable",
+            Deny::Clock(_) => "clock",
             Deny::Draining => "draining",
             Deny::VendorUnreachable => "vendor_unreachable",
             Deny::VendorBroken => "vendor_broken",
@@ -118,7 +161,10 @@ impl Deny {
     /// The refusal as it goes out at `now`. `allowed` lists the key's rules where one matched.
     pub fn denial(&self, now: UnixMicros, allowed: &str) -> Denial {
         let retry_after_s = match self {
-            Deny::OverCap { day, .. } => Some(now.seconds_until(day.end()).max(1)),
+            Deny::OverCap { day, .. } | Deny::OverRequests { day, .. } => {
+                Some(now.seconds_until(day.end()).max(1))
+            }
+            Deny::Clock(objection) => Some(objection.retry_after_s()),
             Deny::AuditUnavailable | Deny::Draining | Deny::AdminUnavailable => Some(1),
             Deny::Unauthorized
             | Deny::Endpoint { .. }
@@ -126,6 +172,7 @@ impl Deny {
             | Deny::Account
             | Deny::Unpriced(_)
             | Deny::Currency
+            | Deny::OverTotal { .. }
             | Deny::Malformed { .. }
             | Deny::NotFound
             | Deny::VendorUnreachable
@@ -140,6 +187,15 @@ impl Deny {
             // rule Q25: false on 400-429. A 5xx with an Idempotency-Key may be retried: the vendor replays.
             never_retry: (400..=429).contains(&self.status()),
         }
+    }
+}
+
+/// Whose limit, where it is not the key's own.
+struct Above(Option<KeyId>);
+
+impl fmt::Display for Above {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.map_or(Ok(()), |key| write!(f, " of {key}, a key above this one,"))
     }
 }
 
@@ -170,10 +226,23 @@ impl fmt::Display for Explained<'_> {
             Deny::Currency => f.write_str(
                 "keybrake: this key has a spend cap in USD, and there is no rate for the currency of this call.",
             ),
-            Deny::OverCap { quote, left, cap, day } => write!(
+            Deny::OverCap { quote, left, cap, day, above } => write!(
                 f,
-                "keybrake: daily cap reached: this call may cost ${quote}, ${left} of ${cap} is left today. The cap \
+                "keybrake: daily cap{} reached: this call may cost ${quote}, ${left} of ${cap} is left today. The cap \
                  resets {}.",
+                Above(*above),
+                day.end()
+            ),
+            Deny::OverTotal { quote, left, cap, above } => write!(
+                f,
+                "keybrake: total cap{} reached: this call may cost ${quote}, ${left} of ${cap} is left. The cap is for \
+                 the key's whole life and does not reset; ask the operator for a new key.",
+                Above(*above)
+            ),
+            Deny::OverRequests { budget, day, above } => write!(
+                f,
+                "keybrake: daily request budget{} used up: 0 of {budget} requests are left today. It resets {}.",
+                Above(*above),
                 day.end()
             ),
             Deny::Malformed { problem, .. } => write!(f, "keybrake: malformed request: {problem}."),
@@ -183,6 +252,7 @@ impl fmt::Display for Explained<'_> {
             Deny::AuditUnavailable => f.write_str(
                 "keybrake: the audit cannot be written, so nothing is forwarded. Nothing was sent to the vendor.",
             ),
+            Deny::Clock(objection) => write!(f, "keybrake: {objection}. Nothing was sent to the vendor."),
             Deny::Draining => f.write_str("keybrake: stopping. Nothing was sent to the vendor; try again."),
             Deny::VendorUnreachable => {
                 f.write_str("keybrake: the vendor could not be reached. Nothing was sent; the amount is free again.")
@@ -252,10 +322,56 @@ struct ErrorBody<'a> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::clock::Doubt;
+
+    const KEY: &[u8] = b"0123456789abcdef";
+    const PARENT: &[u8] = b"fedcba9876543210";
+
+    fn usd(usd: u64) -> Micros {
+        Micros::new(usd * 1_000_000).unwrap()
+    }
+
+    /// A call of $10 that does not fit under a limit of 50, of which 3 are left.
+    fn over(limit: Limit, whose: &[u8]) -> Deny {
+        let (key, whose) = (KeyId::from_bytes(KEY).unwrap(), KeyId::from_bytes(whose).unwrap());
+        let cap = if limit == Limit::Requests { Micros::new(50).unwrap() } else { usd(50) };
+        let over = Over { key: whose, limit, cap, left: usd(3), day: Day::new(20_778) };
+        Deny::by_ledger(Refusal::Over(over), key, usd(10))
+    }
 
     fn over_cap() -> Deny {
-        let usd = |usd: u64| Micros::new(usd * 1_000_000).unwrap();
-        Deny::OverCap { quote: usd(10), left: usd(3), cap: usd(50), day: Day::new(20_778) }
+        over(Limit::Daily, KEY)
+    }
+
+    #[test]
+    fn q9_a_spent_lifetime_cap_is_a_429_without_retry_after() {
+        let denial = over(Limit::Lifetime, KEY).denial(UnixMicros(0), "");
+        assert_eq!((denial.status, denial.code, denial.retry_after_s), (429, "total_cap_exceeded", None));
+        assert!(denial.message.contains("$3.00 of $50.00"), "{}", denial.message);
+        assert!(denial.message.contains("does not reset"), "{}", denial.message);
+        assert!(denial.never_retry);
+    }
+
+    #[test]
+    fn a_used_up_request_budget_says_what_is_left_and_when_it_resets() {
+        let now = UnixMicros::parse_rfc3339("2026-11-21T23:00:00.5Z").unwrap();
+        let denial = over(Limit::Requests, KEY).denial(now, "");
+        let expected = (429, "request_budget_exceeded", Some(3600));
+        assert_eq!((denial.status, denial.code, denial.retry_after_s), expected);
+        assert!(denial.message.contains("0 of 50 requests"), "{}", denial.message);
+        assert!(denial.message.contains("resets 2026-11-22T00:00:00Z"), "{}", denial.message);
+    }
+
+    #[test]
+    fn a_denial_names_the_key_above_whose_limit_it_is() {
+        for limit in [Limit::Daily, Limit::Lifetime, Limit::Requests] {
+            let message = |whose| over(limit, whose).denial(UnixMicros(0), "").message;
+            let above = message(PARENT);
+            assert!(above.contains(" of vk_fedcba9876543210, a key above this one,"), "{above}");
+            assert!(!message(KEY).contains("above"), "{}", message(KEY));
+        }
+        let closed = Deny::by_ledger(Refusal::Closed, KeyId::from_bytes(KEY).unwrap(), usd(1));
+        assert_eq!(closed, Deny::Unauthorized);
     }
 
     #[test]
@@ -281,6 +397,43 @@ mod tests {
     }
 
     #[test]
+    fn m10_a_stepped_clock_says_what_was_seen_since_when_and_what_to_do() {
+        let at = |text: &str| UnixMicros::parse_rfc3339(text).unwrap();
+        let objection = |doubt, wall: &str, expected: &str| Objection {
+            doubt,
+            wall: at(wall),
+            expected: at(expected),
+            day: Day::new(20_778),
+            since: at("2026-11-21T23:00:00Z"),
+        };
+        let check = |objection: Objection, retry_after_s: u64, words: &[&str]| {
+            let denial = Deny::Clock(objection).denial(at("2026-11-21T23:00:00Z"), "");
+            assert_eq!((denial.status, denial.code, denial.never_retry), (503, "clock", false));
+            assert_eq!(denial.retry_after_s, Some(retry_after_s), "{}", denial.message);
+            for words in words {
+                assert!(denial.message.contains(words), "{words}: {}", denial.message);
+            }
+        };
+        let ahead = objection(Doubt::Forward, "2026-11-23T23:10:00Z", "2026-11-21T23:10:00Z");
+        check(
+            ahead,
+            60,
+            &[
+                "since 2026-11-21T23:00:00Z",
+                "2 d 0 h ahead of",
+                "2026-11-23T23:10:00Z",
+                "keybrake clock confirm",
+            ],
+        );
+        let behind = objection(Doubt::Back, "2026-11-21T23:10:00Z", "2026-11-22T00:10:00Z");
+        check(behind, 60, &["60 min 0 s behind where it should be", "2026-11-22T00:10:00Z was expected"]);
+        let between = objection(Doubt::BetweenMidnights, "2026-11-22T00:00:30Z", "2026-11-21T23:59:50.5Z");
+        check(between, 10, &["40 s ahead of where it should be", "2026-11-21 is over by one of both clocks"]);
+        let unrecorded = objection(Doubt::NotRecorded, "2026-11-22T00:00:30Z", "2026-11-22T00:00:30Z");
+        check(unrecorded, 1, &["not on disk yet"]);
+    }
+
+    #[test]
     fn m13_a_policy_decision_is_never_402_409_or_5xx_and_is_not_retried() {
         let decisions = [
             Deny::Unauthorized,
@@ -290,6 +443,8 @@ mod tests {
             Deny::Unpriced(""),
             Deny::Currency,
             over_cap(),
+            over(Limit::Lifetime, KEY),
+            over(Limit::Requests, KEY),
         ];
         for deny in decisions {
             assert!(matches!(deny.status(), 401 | 403 | 429), "{deny:?}");

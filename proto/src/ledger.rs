@@ -3,7 +3,15 @@
 //! `closed 1 | day 17 | held 55 | committed 55`, amounts in micro-USD (rule Q9). Every function
 //! maps a word to the next one; the dataplane swaps them in atomically and retries. `committed` is
 //! settled + held + in doubt on `day`, the number the cap is compared with; `held` is the part of it
-//! whose outcome is not known yet, and it is carried into a new day.
+//! whose outcome is not known yet, and it is carried into a new day. A lifetime cap and a request
+//! budget are further words of the same kind; [`chain`] holds a request on all words of a key and of
+//! every key above it.
+//!
+//! **At the edge of 55 bits** no money is lost. A reserve keeps `committed` below [`Micros::MAX`],
+//! with or without a cap, so only a charge above its quote can reach it. There it stays until the
+//! day is over, whatever settles: it reads "that much or more", and nothing but zero fits.
+
+pub mod chain;
 
 use std::fmt;
 
@@ -35,20 +43,26 @@ pub struct Word {
     pub committed: Micros,
 }
 
-/// Why a reserve did not happen.
+/// Why a word did not take a reserve.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Refusal {
+pub enum Refused {
     /// The account is closed: revoked or expired.
     Closed,
-    /// The quote does not fit under the cap on `day`. `left` is what would have. A false `OverCap`
-    /// refuses one call; a false success spends money.
-    OverCap {
+    /// The word is on this later day.
+    Later(Day),
+    /// The quote does not fit under the cap. `left` is what would have. A false `Full` refuses one
+    /// call; a false success spends money.
+    Full {
         /// Cap less committed.
         left: Micros,
-        /// The day whose window is full.
-        day: Day,
     },
 }
+
+/// The most a reserve may leave committed: [`Micros::MAX`] itself says that the sum is not known.
+const COMMITTED_MAX: Micros = match Micros::new(Micros::MAX.as_u64() - 1) {
+    Some(most) => most,
+    None => Micros::ZERO,
+};
 
 impl Word {
     /// An open account with nothing on it.
@@ -84,19 +98,22 @@ impl Word {
         if today > self.day { Word { day: today, committed: self.held, ..self } } else { self }
     }
 
-    /// Keeps `quote` aside on the later of `today` and the word's own day.
+    /// Keeps `quote` aside on `day`, which must not be before the word's own.
     ///
     /// A quote of zero fits under every cap, also one that was lowered below what is committed
-    /// (rule Q4). `cap` is `None` where the key has none.
-    pub fn reserve(self, today: Day, quote: Micros, cap: Option<Micros>) -> Result<Word, Refusal> {
-        let word = self.on(today);
-        if word.closed {
-            return Err(Refusal::Closed);
+    /// (rule Q4); so a word that a recovery found above its cap admits only that. `cap` is `None`
+    /// where the key has none.
+    pub fn reserve(self, day: Day, quote: Micros, cap: Option<Micros>) -> Result<Word, Refused> {
+        if self.closed {
+            return Err(Refused::Closed);
         }
-        let cap = cap.unwrap_or(Micros::MAX);
-        let left = cap.saturating_sub(word.committed);
+        if self.day > day {
+            return Err(Refused::Later(self.day));
+        }
+        let word = self.on(day);
+        let left = cap.unwrap_or(COMMITTED_MAX).min(COMMITTED_MAX).saturating_sub(word.committed);
         if quote > Micros::ZERO && quote > left {
-            return Err(Refusal::OverCap { left, day: word.day });
+            return Err(Refused::Full { left });
         }
         Ok(Word {
             held: word.held.saturating_add(quote),
@@ -106,13 +123,32 @@ impl Word {
     }
 
     /// Ends a hold of `quote` with what the call did cost; a charge above the quote is booked in full.
+    ///
+    /// No more than what is held is freed.
     #[must_use]
     pub fn settle(self, quote: Micros, charge: Micros) -> Word {
-        Word {
-            held: self.held.saturating_sub(quote),
-            committed: self.committed.saturating_sub(quote).saturating_add(charge),
-            ..self
+        let freed = quote.min(self.held);
+        Word { held: self.held.saturating_sub(freed), ..self.less(freed) }.plus(charge)
+    }
+
+    /// Takes back `amount` that was booked on `day`, unless that day is over for this word (rule Q1).
+    /// What is held stays.
+    #[must_use]
+    pub fn void(self, day: Day, amount: Micros) -> Word {
+        let settled = self.committed.saturating_sub(self.held);
+        if self.day == day { self.less(amount.min(settled)) } else { self }
+    }
+
+    /// A sum that is not known stays so.
+    fn less(self, amount: Micros) -> Word {
+        if self.committed == Micros::MAX {
+            return self;
         }
+        Word { committed: self.committed.saturating_sub(amount), ..self }
+    }
+
+    fn plus(self, amount: Micros) -> Word {
+        Word { committed: self.committed.saturating_add(amount), ..self }
     }
 
     /// Ends a hold whose call moved nothing.

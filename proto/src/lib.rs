@@ -8,6 +8,7 @@
 
 pub mod audit;
 pub mod catalog;
+pub mod clock;
 pub mod config;
 pub mod control;
 pub mod deny;

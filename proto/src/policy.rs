@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::catalog::Call;
 use crate::deny::Deny;
+use crate::ledger::chain::Limits;
 use crate::money::{Micros, usd};
 use crate::time::UnixMicros;
 
@@ -23,6 +24,12 @@ pub struct Policy {
     /// The most it may commit per UTC day; `None` is no cap.
     #[serde(with = "usd::option", skip_serializing_if = "Option::is_none", default)]
     pub daily_usd_cap: Option<Micros>,
+    /// The most it may commit in its whole life; `None` is no cap.
+    #[serde(with = "usd::option", skip_serializing_if = "Option::is_none", default)]
+    pub total_usd_cap: Option<Micros>,
+    /// The most requests it may send per UTC day, reads included; `None` is no limit.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub daily_request_budget: Option<u32>,
     /// From this instant on it admits nothing.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub expires_at: Option<UnixMicros>,
@@ -43,6 +50,15 @@ impl Policy {
             Ok(Permit(()))
         } else {
             Err(Deny::Endpoint { escalates: call.operation.is_some_and(|operation| operation.escalates) })
+        }
+    }
+
+    /// The limits of its account.
+    pub fn limits(&self) -> Limits {
+        Limits {
+            daily: self.daily_usd_cap,
+            lifetime: self.total_usd_cap,
+            requests: self.daily_request_budget,
         }
     }
 

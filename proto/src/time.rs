@@ -31,6 +31,11 @@ impl Day {
         self.0
     }
 
+    /// The first instant of this day.
+    pub fn start(self) -> UnixMicros {
+        UnixMicros::from_seconds(u64::from(self.0).saturating_mul(SECONDS_PER_DAY))
+    }
+
     /// The first instant after this day: when a daily window resets.
     pub fn end(self) -> UnixMicros {
         let seconds = u64::from(self.0).saturating_add(1).saturating_mul(SECONDS_PER_DAY);
@@ -53,6 +58,11 @@ impl UnixMicros {
     pub fn day(self) -> Day {
         let days = self.as_seconds().checked_div(SECONDS_PER_DAY).unwrap_or_default();
         Day::new(u32::try_from(days).unwrap_or(u32::MAX))
+    }
+
+    /// The UTC day of this instant as `2026-11-22`.
+    pub fn date(self) -> String {
+        self.to_string().split('T').next().unwrap_or_default().to_owned()
     }
 
     /// The instant `seconds` later.
@@ -211,6 +221,8 @@ mod tests {
         assert_eq!(noon.day().end().to_string(), "2026-11-22T00:00:00Z");
         assert_eq!(noon.seconds_until(noon.day().end()), 43_200);
         assert_eq!(noon.day().end().day(), Day::new(noon.day().as_u32() + 1));
+        assert_eq!(noon.day().start().to_string(), "2026-11-21T00:00:00Z");
+        assert_eq!(noon.date(), "2026-11-21");
     }
 
     #[test]

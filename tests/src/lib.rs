@@ -15,6 +15,7 @@
 
 mod certificates;
 mod control;
+mod fake_time;
 mod http;
 mod keybrake;
 mod port;
@@ -29,6 +30,7 @@ mod wait;
 
 pub use certificates::{Certificate, Issuer};
 pub use control::Control;
+pub use fake_time::FakeTime;
 pub use http::{Client, Reply, call, form_post, get};
 pub use keybrake::{ADMIN_TOKEN, Issued, Keybrake, SECRET, Setup};
 pub use port::Port;

@@ -31,7 +31,7 @@ const LAYERS: [&[&str]; 17] = [
     &["tls"],
     &["resolve", "deadline", "metrics"],
     &["rt", "mailbox"],
-    &["seal"],
+    &["seal", "clock"],
 ];
 
 fn root() -> PathBuf {

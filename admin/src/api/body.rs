@@ -101,7 +101,7 @@ fn expected(field: &str) -> Option<&'static str> {
         "allowed_endpoints" => {
             "write a list of rules, such as [\"POST /v1/charges\", \"GET /v1/customers/*\"]"
         }
-        "daily_usd_cap" => "write a number of USD, such as 50 or 150.5",
+        "daily_usd_cap" | "total_usd_cap" => "write a number of USD, such as 50 or 150.5",
         "expires_at" => "write RFC 3339 in UTC, such as \"2026-11-22T00:00:00Z\"",
         "label" | "agent_run_label" => "write a text",
         "metadata" => "write an object of texts, such as {\"agent_id\": \"billing_agent\"}",
@@ -110,9 +110,8 @@ fn expected(field: &str) -> Option<&'static str> {
 }
 
 fn is_field(name: &str) -> bool {
-    const OTHERS: [&str; 7] = [
+    const OTHERS: [&str; 6] = [
         "expires_in",
-        "total_usd_cap",
         "max_usd_per_call",
         "daily_request_budget",
         "rate_limit_rps",
@@ -160,7 +159,10 @@ mod tests {
             .await;
         check(&stripe(r#""metadata": {"a": 1}"#), invalid, Some("metadata"), "object of texts").await;
         check(&stripe(r#""expires_in": "soon""#), invalid, Some("expires_in"), "15m").await;
-        check(&stripe(r#""total_usd_cap": 5"#), invalid, Some("total_usd_cap"), "not enforced").await;
+        check(&stripe(r#""total_usd_cap": "5""#), invalid, Some("total_usd_cap"), "a number of USD").await;
+        let budget = "daily_request_budget";
+        check(&stripe(r#""daily_request_budget": 0"#), invalid, Some(budget), "from 1 to 1000000000").await;
+        check(&stripe(r#""rate_limit_rps": 5"#), invalid, Some("rate_limit_rps"), "not enforced").await;
         check(&stripe(r#""vendor": "stripe""#), "invalid_body", None, "duplicate field").await;
     }
 

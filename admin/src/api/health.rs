@@ -7,7 +7,7 @@ use axum::extract::State;
 use axum::http::header::CONTENT_TYPE;
 use axum::http::{HeaderName, StatusCode};
 use axum::response::IntoResponse;
-use keybrake_proto::control::{Reply, Request, Status};
+use keybrake_proto::control::{ClockState, ClockView, Reply, Request, Status};
 use serde::Serialize;
 
 use super::Api;
@@ -19,9 +19,11 @@ impl Api {
         match self.control.call(&Request::Status).await? {
             Reply::Status(status) => Ok(status),
             Reply::Refused(refused) => Err(refused.into()),
-            Reply::Issued { .. } | Reply::Keys { .. } | Reply::Key(_) | Reply::Revoked(_) => {
-                Err(ControlError::Unexpected.into())
-            }
+            Reply::Issued { .. }
+            | Reply::Keys { .. }
+            | Reply::Key(_)
+            | Reply::Revoked(_)
+            | Reply::Clock(_) => Err(ControlError::Unexpected.into()),
         }
     }
 }
@@ -84,6 +86,7 @@ struct Running {
     workers: usize,
     vendors: Vec<String>,
     keys: usize,
+    clock: ClockView,
 }
 
 #[derive(Serialize)]
@@ -111,6 +114,7 @@ pub(super) async fn healthz(State(api): State<Arc<Api>>) -> Json<impl Serialize>
                 workers: status.workers,
                 vendors: status.vendors,
                 keys: status.keys,
+                clock: status.clock,
             }),
         },
         Err(error) => DataplaneHealth { up: false, ready: false, error: Some(error.message), running: None },
@@ -122,8 +126,10 @@ pub(super) async fn healthz(State(api): State<Arc<Api>>) -> Json<impl Serialize>
         Ok(newest) => AuditHealth { readable: true, newest, error: None },
         Err(error) => AuditHealth { readable: false, newest: None, error: Some(error) },
     };
+    let clock_is_right =
+        dataplane.running.as_ref().is_some_and(|running| running.clock.state == ClockState::Ok);
     Json(Health {
-        status: if dataplane.ready && audit.readable { "ok" } else { "degraded" },
+        status: if dataplane.ready && clock_is_right && audit.readable { "ok" } else { "degraded" },
         version: env!("CARGO_PKG_VERSION"),
         uptime_s: api.uptime_s(),
         dataplane,

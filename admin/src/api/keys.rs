@@ -44,6 +44,9 @@ struct PolicyView {
     allowed_endpoints: Vec<Rule>,
     #[serde(with = "usd::option")]
     daily_usd_cap: Option<Micros>,
+    #[serde(with = "usd::option")]
+    total_usd_cap: Option<Micros>,
+    daily_request_budget: Option<u32>,
     expires_at: Option<String>,
 }
 
@@ -76,6 +79,8 @@ pub(super) async fn issue(
             vendor: key.vendor,
             allowed_endpoints: key.allowed_endpoints,
             daily_usd_cap: key.daily_usd_cap,
+            total_usd_cap: key.total_usd_cap,
+            daily_request_budget: key.daily_request_budget,
             expires_at: key.expires_at,
         },
         metadata: key.metadata,
@@ -126,7 +131,13 @@ struct Own {
     #[serde(with = "usd")]
     committed_usd: Micros,
     #[serde(with = "usd::option")]
+    total_usd_cap: Option<Micros>,
+    #[serde(with = "usd::option")]
+    total_committed_usd: Option<Micros>,
+    #[serde(with = "usd::option")]
     remaining_usd: Option<Micros>,
+    daily_request_budget: Option<u32>,
+    requests_today: Option<u64>,
     resets_at: String,
     expires_at: Option<String>,
 }
@@ -155,7 +166,11 @@ pub(super) async fn own(
         allowed_endpoints: key.allowed_endpoints,
         daily_usd_cap: key.daily_usd_cap,
         committed_usd: key.committed_usd,
+        total_usd_cap: key.total_usd_cap,
+        total_committed_usd: key.total_committed_usd,
         remaining_usd: key.remaining_usd,
+        daily_request_budget: key.daily_request_budget,
+        requests_today: key.requests_today,
         resets_at: key.resets_at,
         expires_at: key.expires_at,
     }))
@@ -234,8 +249,11 @@ fn answer(revoked: Revoked) -> Response {
 fn unexpected(reply: Reply) -> ApiError {
     match reply {
         Reply::Refused(refused) => refused.into(),
-        Reply::Status(_) | Reply::Issued { .. } | Reply::Keys { .. } | Reply::Key(_) | Reply::Revoked(_) => {
-            ControlError::Unexpected.into()
-        }
+        Reply::Status(_)
+        | Reply::Issued { .. }
+        | Reply::Keys { .. }
+        | Reply::Key(_)
+        | Reply::Revoked(_)
+        | Reply::Clock(_) => ControlError::Unexpected.into(),
     }
 }

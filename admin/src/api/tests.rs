@@ -198,9 +198,10 @@ fn a_key_is_issued_over_both_paths_shown_listed_and_revoked() {
         assert_eq!(
             issued["policy"],
             json!({"vendor": "stripe", "allowed_endpoints": ["POST /v1/charges"], "daily_usd_cap": 150.5,
-                   "expires_at": "2026-11-22T00:00:00Z"})
+                   "total_usd_cap": 900.0, "daily_request_budget": 1000, "expires_at": "2026-11-22T00:00:00Z"})
             .to_string()
             .replace("150.5", "150.50")
+            .replace("900.0", "900.00")
             .parse::<Value>()
             .unwrap()
         );
@@ -209,7 +210,13 @@ fn a_key_is_issued_over_both_paths_shown_listed_and_revoked() {
     assert_eq!((listed["keys"][0]["id"].clone(), listed["next"].clone()), (json!(KNOWN), json!(KNOWN)));
     assert_eq!(server.get(&format!("/vault/keys?after={KNOWN}")).json(), json!({"keys": [], "next": null}));
     let shown = server.get(&with_id("/vault/keys/{id}"));
-    assert!(shown.text.contains(r#""remaining_usd":140.50"#), "{}", shown.text);
+    for part in [
+        r#""remaining_usd":140.50"#,
+        r#""total_usd_cap":900.00,"total_committed_usd":700.25"#,
+        r#""daily_request_budget":1000,"requests_today":17"#,
+    ] {
+        assert!(shown.text.contains(part), "{part}: {}", shown.text);
+    }
     let revoked = server.post(&with_id("/vault/keys/{id}/revoke"), "");
     assert_eq!(revoked.status, 200);
     assert_eq!(revoked.json()["status"], "revoked");
@@ -228,6 +235,7 @@ fn a_holder_sees_its_own_key_and_nothing_of_operators() {
     let own = own.json();
     assert_eq!(own["id"], json!(KNOWN));
     assert_eq!(own["resets_at"], "2026-11-22T00:00:00Z");
+    assert_eq!((&own["daily_request_budget"], &own["requests_today"]), (&json!(1000), &json!(17)));
     assert!(own.get("metadata").is_none() && own.get("created_at").is_none());
     ask(&format!("Bearer {TOKEN}")).refused(401, "unauthorized");
     ask(&format!("Bearer {}", key::mint(|bytes| bytes.fill(9)))).refused(401, "unauthorized");
@@ -332,6 +340,21 @@ fn health_and_metrics_show_both_processes() {
     server.get("/readyz").refused(503, "not_ready");
     let openapi = server.send("GET", "/openapi.json", &[], b"").json();
     assert_eq!(openapi["info"]["version"], env!("CARGO_PKG_VERSION"));
+}
+
+#[test]
+fn m10_a_stepped_clock_is_shown_and_confirmed_and_readiness_stays() {
+    let server = Server::start(Some(Behavior::ClockStepped));
+    let clock = server.get("/clock").json();
+    assert_eq!((&clock["state"], &clock["why"]), (&json!("suspended"), &json!("step_forward")));
+    assert_eq!(clock["deviation_us"], json!(172_800_000_000_u64));
+    let health = server.get("/healthz").json();
+    assert_eq!((&health["status"], &health["dataplane"]["clock"]), (&json!("degraded"), &clock));
+    assert_eq!(server.get("/readyz").status, 200, "reads go on");
+    assert_eq!(server.post("/clock/confirm", "").json()["state"], "ok");
+    let server = Server::start(None);
+    server.get("/clock").refused(503, "dataplane_unavailable");
+    server.post("/clock/confirm", "").refused(503, "dataplane_unavailable");
 }
 
 #[test]

@@ -50,6 +50,12 @@ pub(super) struct Issue {
     /// The most it may spend per UTC day.
     #[arg(long, value_name = "USD")]
     daily_usd_cap: Option<Micros>,
+    /// The most it may spend in its whole life.
+    #[arg(long, value_name = "USD")]
+    total_usd_cap: Option<Micros>,
+    /// The most requests it may send per UTC day, reads included.
+    #[arg(long, value_name = "REQUESTS", value_parser = clap::value_parser!(u32).range(1..=1_000_000_000))]
+    daily_request_budget: Option<u32>,
     /// How long it lives, such as 15m, 24h or 7d.
     #[arg(long, value_name = "DURATION", value_parser = duration, conflicts_with = "expires_at")]
     expires_in: Option<u64>,
@@ -69,7 +75,8 @@ pub(super) struct Issue {
     #[arg(
         long,
         value_name = "FILE|-",
-        conflicts_with_all = ["vendor", "allow", "daily_usd_cap", "expires_in", "expires_at", "label", "run_label", "metadata"]
+        conflicts_with_all = ["vendor", "allow", "daily_usd_cap", "total_usd_cap", "daily_request_budget", "expires_in",
+            "expires_at", "label", "run_label", "metadata"]
     )]
     from_json: Option<PathBuf>,
     #[command(flatten)]
@@ -141,6 +148,9 @@ struct IssuedPolicy {
     allowed_endpoints: Vec<Rule>,
     #[serde(with = "keybrake_proto::money::usd::option")]
     daily_usd_cap: Option<Micros>,
+    #[serde(with = "keybrake_proto::money::usd::option")]
+    total_usd_cap: Option<Micros>,
+    daily_request_budget: Option<u32>,
 }
 
 fn issue(invocation: &Invocation<'_>, arguments: &Issue) -> Result<ExitCode, Failure> {
@@ -181,6 +191,8 @@ fn body(arguments: &Issue) -> Result<Vec<u8>, Failure> {
         vendor: arguments.vendor.clone().unwrap_or_default(),
         allowed_endpoints: arguments.allow.iter().map(Rule::to_string).collect(),
         daily_usd_cap: arguments.daily_usd_cap,
+        total_usd_cap: arguments.total_usd_cap,
+        daily_request_budget: arguments.daily_request_budget,
         expires_in: arguments.expires_in,
         expires_at: arguments.expires_at.clone(),
         label: arguments.label.clone(),
@@ -195,11 +207,15 @@ fn body(arguments: &Issue) -> Result<Vec<u8>, Failure> {
 fn hint(issued: &Issued, proxy: &str) -> String {
     let policy = &issued.policy;
     let rules: Vec<String> = policy.allowed_endpoints.iter().map(Rule::to_string).collect();
-    let cap = policy.daily_usd_cap.map_or("none".to_owned(), |cap| format!("${cap} per UTC day"));
+    let caps = policy.daily_usd_cap.map(|cap| format!("${cap} per UTC day"));
+    let caps: Vec<String> =
+        caps.into_iter().chain(policy.total_usd_cap.map(|cap| format!("${cap} in all"))).collect();
+    let requests = policy.daily_request_budget;
     let facts = table::pairs(&[
         ("id", issued.id.to_string()),
         ("may call", rules.join(", ")),
-        ("cap", cap),
+        ("cap", if caps.is_empty() { "none".to_owned() } else { caps.join(", ") }),
+        ("requests", requests.map_or("no limit".to_owned(), |most| format!("{most} per UTC day"))),
         ("expires", issued.expires_at.clone().unwrap_or_else(|| "never".to_owned())),
     ]);
     let vendor = &policy.vendor;
@@ -261,6 +277,16 @@ fn spend(key: &KeyView) -> String {
     format!("${} / {cap}", key.committed_usd)
 }
 
+fn total(key: &KeyView) -> String {
+    let both = key.total_committed_usd.zip(key.total_usd_cap);
+    both.map_or("no cap".to_owned(), |(total, cap)| format!("${total} / ${cap}"))
+}
+
+fn requests(key: &KeyView) -> String {
+    let both = key.requests_today.zip(key.daily_request_budget);
+    both.map_or("no limit".to_owned(), |(today, budget)| format!("{today} / {budget}"))
+}
+
 fn show(invocation: &Invocation<'_>, arguments: &Show) -> Result<ExitCode, Failure> {
     let client = Client::new(invocation, &arguments.connection)?;
     let answer = client.get(&format!("/vault/keys/{}", arguments.id))?;
@@ -281,7 +307,9 @@ fn show(invocation: &Invocation<'_>, arguments: &Show) -> Result<ExitCode, Failu
         ("may call", rules.join(", ")),
         ("committed/cap", spend(&key)),
         ("not settled yet", format!("${}", key.held_usd)),
+        ("in all/cap", total(&key)),
         ("remaining", key.remaining_usd.map_or("-".to_owned(), |left| format!("${left}"))),
+        ("requests today", requests(&key)),
         ("resets", key.resets_at.clone()),
         ("created", key.created_at.clone()),
         ("expires", key.expires_at.clone().unwrap_or_else(|| "never".to_owned())),

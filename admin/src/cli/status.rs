@@ -46,6 +46,7 @@ pub(super) fn status(invocation: &Invocation<'_>, connection: &Connection) -> Re
             ("admin", format!("up {}, version {}", elapsed(&health), text(&health, "version"))),
             ("dataplane", dataplane(health.get("dataplane").unwrap_or(&Value::Null))),
             ("agents", agents(health.get("dataplane").unwrap_or(&Value::Null))),
+            ("clock", clock(health.pointer("/dataplane/clock").unwrap_or(&Value::Null))),
             ("audit", audit(health.get("audit").unwrap_or(&Value::Null))),
         ]))?;
     }
@@ -98,6 +99,13 @@ fn audit(part: &Value) -> String {
         (false, _) => format!("cannot be read: {}", text(part, "error")),
         (true, None) => "no rows yet".to_owned(),
         (true, Some(newest)) => format!("readable up to row {newest}"),
+    }
+}
+
+fn clock(part: &Value) -> String {
+    match serde_json::from_value(part.clone()) {
+        Ok(view) => super::clock::summary(&view),
+        Err(_) => "-".to_owned(),
     }
 }
 

@@ -3,18 +3,19 @@
 use std::collections::{BTreeMap, HashMap};
 use std::ops::Bound;
 use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard};
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, bounded};
 use keybrake_proto::control::{KeyStatus, KeyView, LIST_KEYS_MAX, Reply, Revoked};
 use keybrake_proto::key::{self, KeyDigest, KeyId};
-use keybrake_proto::ledger::Word;
+use keybrake_proto::ledger::chain::Opening;
 use keybrake_proto::money::Micros;
 use keybrake_proto::policy::KeySpec;
 use keybrake_proto::time::UnixMicros;
 use ring::rand::{SecureRandom as _, SystemRandom};
 
 use super::{Control, WAIT, refused};
+use crate::clock::{self, Clock};
 use crate::registry::{KeyEntry, KeyRecord};
 use crate::shard::Message;
 use crate::storage::StoreError;
@@ -43,7 +44,7 @@ impl Keys {
         self.read().by_id.len()
     }
 
-    pub(super) fn list(&self, after: Option<KeyId>, limit: usize) -> Reply {
+    pub(super) fn list(&self, clock: &Clock, after: Option<KeyId>, limit: usize) -> Reply {
         let table = self.read();
         let from = match after.map(|id| table.by_id.get(&id).ok_or(id)) {
             None => Bound::Unbounded,
@@ -51,24 +52,23 @@ impl Keys {
             Some(Err(_)) => return no_such_key(),
         };
         let limit = limit.clamp(1, LIST_KEYS_MAX);
-        let now = now();
         let mut rest = table.in_order.range((from, Bound::Unbounded)).map(|(_, entry)| entry);
-        let keys = rest.by_ref().take(limit).map(|entry| view(entry, now)).collect();
+        let keys = rest.by_ref().take(limit).map(|entry| view(entry, clock)).collect();
         Reply::Keys { keys, more: rest.next().is_some() }
     }
 
-    pub(super) fn show(&self, id: KeyId) -> Reply {
+    pub(super) fn show(&self, clock: &Clock, id: KeyId) -> Reply {
         match self.read().by_id.get(&id) {
-            Some(entry) => Reply::Key(Box::new(view(entry, now()))),
+            Some(entry) => Reply::Key(Box::new(view(entry, clock))),
             None => no_such_key(),
         }
     }
 
-    pub(super) fn show_self(&self, digest: &KeyDigest) -> Reply {
+    pub(super) fn show_self(&self, clock: &Clock, digest: &KeyDigest) -> Reply {
         let table = self.read();
         let entry = table.by_digest.get(digest).and_then(|id| table.by_id.get(id));
-        match entry.filter(|entry| entry.is_open(now())) {
-            Some(entry) => Reply::Key(Box::new(view(entry, now()))),
+        match entry.filter(|entry| entry.is_open(clock.expiry(clock::wall()))) {
+            Some(entry) => Reply::Key(Box::new(view(entry, clock))),
             // One answer for unknown, expired and revoked (rule Q25).
             None => refused(401, "invalid_vault_key", None, "this vault key is unknown, expired or revoked"),
         }
@@ -98,11 +98,17 @@ impl Table {
 impl Control {
     /// Makes a key; answers once it is on disk and every shard knows it (rule Q22).
     pub(super) fn issue(&self, spec: &KeySpec) -> Reply {
-        let now = now();
+        let now = clock::wall();
         let policy = match spec.policy(&self.vendors, now) {
             Ok(policy) => policy,
             Err(error) => return refused(400, "invalid_field", Some(&error.field), error.problem),
         };
+        let is_doubtful = !self.clock.is_explained(now) || policy.has_expired(self.clock.expiry(now));
+        if policy.expires_at.is_some() && is_doubtful {
+            let message = "the key was not issued: the system clock was stepped, so its expiry cannot be counted; \
+                           `keybrake clock` says more, `keybrake clock confirm` accepts the clock as it is";
+            return refused(503, "clock", None, message);
+        }
         let Some((vault_key, id)) = mint() else {
             return refused(503, "no_randomness", None, "the system gives no random bytes; try again");
         };
@@ -131,7 +137,7 @@ impl Control {
                 );
             }
         }
-        let entry = Arc::new(KeyEntry::new(record, Word::open(now.day()), Micros::ZERO));
+        let entry = Arc::new(KeyEntry::new(record, Opening::new(self.clock.day()), Micros::ZERO));
         self.keys.insert(Arc::clone(&entry));
         let acks = self.post_all(|ack| Message::Add { entry: Arc::clone(&entry), ack });
         if self.wait_all(&acks, after(Instant::now(), WAIT)).is_none() {
@@ -144,13 +150,13 @@ impl Control {
                 "the key was not issued: a worker does not answer",
             );
         }
-        Reply::Issued { vault_key, key: Box::new(view(&entry, now)) }
+        Reply::Issued { vault_key, key: Box::new(view(&entry, &self.clock)) }
     }
 
     /// Closes a key; then waits for shards and disk, both at once (rule Q19).
     pub(super) fn revoke(&self, id: KeyId, arrived: Instant) -> Reply {
         let Some(entry) = self.keys.find(id) else { return no_such_key() };
-        let revoked_at = entry.revoke(now());
+        let revoked_at = entry.revoke(clock::wall());
         let closed_us = micros_since(arrived);
         let acks = self.post_all(|ack| Message::Revoked { key: id, ack });
         let stored = self.put(&KeyRecord { revoked_at: Some(revoked_at), ..entry.record.clone() });
@@ -186,14 +192,17 @@ fn mint() -> Option<(String, KeyId)> {
     (!failed).then_some(minted)
 }
 
-fn view(entry: &KeyEntry, now: UnixMicros) -> KeyView {
+fn view(entry: &KeyEntry, clock: &Clock) -> KeyView {
     let record = &entry.record;
     let policy = &record.policy;
     let word = entry.account.word();
-    let today = word.on(now.day());
+    let today = word.on(clock.day());
+    let total_committed = entry.account.total_committed();
+    let total_left = policy.total_usd_cap.zip(total_committed).map(|(cap, total)| cap.saturating_sub(total));
+    let has_expired = policy.has_expired(clock.expiry(clock::wall()));
     let status = match entry.revoked_at() {
         Some(_) => KeyStatus::Revoked,
-        None if word.closed || policy.has_expired(now) => KeyStatus::Expired,
+        None if entry.account.is_closed() || has_expired => KeyStatus::Expired,
         None => KeyStatus::Active,
     };
     KeyView {
@@ -206,7 +215,12 @@ fn view(entry: &KeyEntry, now: UnixMicros) -> KeyView {
         daily_usd_cap: policy.daily_usd_cap,
         committed_usd: today.committed,
         held_usd: today.held,
-        remaining_usd: word.left(now.day(), policy.daily_usd_cap),
+        total_usd_cap: policy.total_usd_cap,
+        total_committed_usd: total_committed,
+        remaining_usd: lesser(word.left(clock.day(), policy.daily_usd_cap), total_left),
+        daily_request_budget: policy.daily_request_budget,
+        requests_today: entry.account.requests(clock.day()),
+        in_doubt_usd: entry.in_doubt(),
         resets_at: today.day.end().to_string(),
         created_at: record.created_at.to_string(),
         expires_at: policy.expires_at.map(|at| at.to_string()),
@@ -215,17 +229,17 @@ fn view(entry: &KeyEntry, now: UnixMicros) -> KeyView {
     }
 }
 
+/// The smaller of two amounts that may be absent.
+fn lesser(one: Option<Micros>, other: Option<Micros>) -> Option<Micros> {
+    one.into_iter().chain(other).min()
+}
+
 fn no_such_key() -> Reply {
     refused(404, "no_such_key", None, "there is no key with this id; `keybrake key list` shows all")
 }
 
 fn place(entry: &KeyEntry) -> (UnixMicros, KeyId) {
     (entry.record.created_at, entry.record.id)
-}
-
-fn now() -> UnixMicros {
-    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    UnixMicros(u64::try_from(since.as_micros()).unwrap_or(u64::MAX))
 }
 
 fn micros_since(instant: Instant) -> u64 {

@@ -10,7 +10,7 @@ use keybrake_proto::form;
 use keybrake_proto::http1::{BodyFraming, Method, encode};
 use keybrake_proto::json;
 use keybrake_proto::key;
-use keybrake_proto::ledger::Refusal;
+use keybrake_proto::money::Micros;
 use keybrake_proto::policy::Permit;
 use keybrake_proto::route::{Route, route};
 use ring::digest;
@@ -69,7 +69,7 @@ pub(super) fn recognize(
         return Err(Deny::Unauthorized);
     };
     trace.recognized(&entry);
-    if !entry.is_open(shard.now()) {
+    if !entry.is_open(shard.clock.expiry(shard.now())) {
         return Err(Deny::Unauthorized);
     }
     let full_path = head.path(input);
@@ -131,25 +131,23 @@ pub(super) fn admit(
         return Err(Deny::AuditUnavailable);
     }
     let now = shard.now();
-    if !entry.is_open(now) {
+    if !entry.is_open(shard.clock.expiry(now)) {
         return Err(Deny::Unauthorized);
     }
     let quote = trace.quote.amount;
-    let mut hold = Hold::reserve(entry, &shard.journal, now.day(), quote).map_err(|refusal| match refusal {
-        Refusal::Closed => Deny::Unauthorized,
-        Refusal::OverCap { left, day } => {
-            let cap = entry.account.cap().unwrap_or(keybrake_proto::money::Micros::MAX);
-            Deny::OverCap { quote, left, cap, day }
-        }
-    })?;
-    let intent = shard.journal.intent(vec![entry.record.id], hold.day(), quote, &trace.intent(agent));
+    // Reads go on whatever the clock says: they open no window (rule Q10).
+    let today =
+        if quote == Micros::ZERO { shard.today() } else { shard.clock.today(now).map_err(Deny::Clock)? };
+    let mut hold = Hold::reserve(entry, &shard.journal, today, quote)
+        .map_err(|refusal| Deny::by_ledger(refusal, entry.record.id, quote))?;
+    let intent = shard.journal.intent(entry.account.keys(), hold.day(), quote, &trace.intent(agent));
     match intent {
         Ok(intent) => {
             hold.recorded(intent);
             trace.intent = Some(intent);
         }
         Err(_) => {
-            hold.release(now.day());
+            hold.release(today);
             return Err(Deny::AuditUnavailable);
         }
     }

@@ -191,7 +191,9 @@ impl<D: Disk> Committer<D> {
                 self.notify(shard, Event::Synced(up_to));
             }
             Err(error) => {
-                eprintln!("journal: a sync failed: {error}; a fresh file is begun, and until then nothing is sent");
+                eprintln!(
+                    "journal: a sync failed: {error}; a fresh file is begun, and until then nothing is sent"
+                );
                 // A second sync of the same file may claim a success that is none.
                 line.media.clear();
                 let epoch = line.epoch;
@@ -248,7 +250,7 @@ impl<D: Disk> Committer<D> {
     }
 
     /// Frees what the store has, and keeps a file in reserve for each shard.
-    fn look_after_files(&mut self) {
+    pub(super) fn look_after_files(&mut self) {
         for shard in 0..self.lines.len() {
             let Some(forgettable) = self.progress.get(shard).map(|progress| progress.forgettable()) else {
                 continue;

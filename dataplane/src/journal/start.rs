@@ -11,7 +11,7 @@ use crossbeam_channel::unbounded;
 
 use super::committer::{Committer, CommitterHandle, Event, Line, Shared};
 use super::medium::{Directory, Disk};
-use super::recovery::Recovered;
+use super::read::Recovered;
 use super::{Durability, Journal, Segment, State};
 use crate::marks::Marks;
 use crate::progress::AllProgress;

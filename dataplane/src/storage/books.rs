@@ -27,6 +27,13 @@ pub(crate) struct Handed {
     pub(crate) payload: std::sync::Arc<[u8]>,
 }
 
+impl Handed {
+    /// The record in it.
+    pub(crate) fn record(&self) -> Result<Record<'_>, NotARecord> {
+        Record::decode(&self.payload)
+    }
+}
+
 /// An exchange that was sent and whose outcome is not known (rule Q1).
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Doubt {
@@ -103,7 +110,7 @@ pub(super) struct Touched {
 }
 
 impl Books {
-    pub(crate) fn new(stored: Stored) -> Books {
+    pub(super) fn new(stored: Stored) -> Books {
         Books {
             accounts: stored.spend.into_iter().collect(),
             doubts: stored.doubts.into_iter().collect(),
@@ -168,7 +175,7 @@ impl Books {
     /// Enters `records`, each once, and gives what is to be written for them.
     ///
     /// Spend is written as what it is, not as what is added: the batch may be written twice.
-    pub(crate) fn enter(&mut self, records: &[Handed], now: UnixMicros) -> Batch {
+    pub(super) fn enter(&mut self, records: &[Handed], now: UnixMicros) -> Batch {
         let (mut batch, mut touched) = (Batch::default(), Touched::default());
         for handed in records {
             let cursor = self.cursors.entry(handed.shard).or_default();
@@ -191,7 +198,7 @@ impl Books {
 
     /// What the store has to know before a journal may forget its first records: the open intents
     /// among them. Gives also up to where each journal may forget.
-    pub(crate) fn checkpoint(&mut self) -> (Batch, BTreeMap<u16, u64>) {
+    pub(super) fn checkpoint(&mut self) -> (Batch, BTreeMap<u16, u64>) {
         let mut batch = Batch::default();
         for (id, open) in self.open.iter_mut().filter(|(_, open)| !open.stored) {
             batch.put(Family::Intents, &encode_intent(*id), &format::encode_open(open));
@@ -202,7 +209,7 @@ impl Books {
     }
 
     /// Ends every intent that has no outcome, as after a crash: a row that says so, and a doubt.
-    pub(crate) fn end_open(&mut self, now: UnixMicros) -> Batch {
+    pub(super) fn end_open(&mut self, now: UnixMicros) -> Batch {
         let (mut batch, mut touched) = (Batch::default(), Touched::default());
         let open: Vec<IntentId> = self.open.keys().copied().collect();
         for id in open {
@@ -212,6 +219,14 @@ impl Books {
         self.raise_floors(&mut batch);
         self.finish(&mut batch, &touched);
         batch
+    }
+
+    /// What a start would do with `records`, without writing it; gives the exchanges it would end.
+    pub(crate) fn replay(&mut self, records: &[Handed], now: UnixMicros) -> u64 {
+        drop(self.enter(records, now));
+        let open = self.open_intents();
+        drop(self.end_open(now));
+        open
     }
 
     fn raise_floors(&mut self, batch: &mut Batch) {
@@ -290,8 +305,7 @@ impl Books {
         if open.quote == Micros::ZERO {
             return;
         }
-        let doubt =
-            Doubt { keys: open.keys, quote: open.quote, since: now, booked: None, row: row.to_vec() };
+        let doubt = Doubt { keys: open.keys, quote: open.quote, since: now, booked: None, row: row.to_vec() };
         batch.put(Family::Doubts, &encode_intent(id), &format::encode_doubt(&doubt));
         self.doubts.insert(id, doubt);
     }

@@ -110,6 +110,19 @@ pub(crate) struct StorageHandle {
     shared: Arc<Shared>,
 }
 
+#[cfg(test)]
+impl StorageHandle {
+    /// A storage that takes all and keeps nothing, for tests of those who hand over.
+    pub(crate) fn sink() -> StorageHandle {
+        let (commands, _) = bounded(1);
+        let (records, taken) = bounded(1_000_000);
+        // Kept open for as long as the process: a test's end.
+        std::mem::forget(taken);
+        let shared = Arc::new(Shared::new(Duration::MAX, crate::progress::all(0, |_| 0)));
+        StorageHandle { commands, records, room: 1_000_000, shared }
+    }
+}
+
 impl StorageHandle {
     /// Queues a record of a journal; each shard's in order. Never blocks.
     pub(crate) fn record(&self, record: Handed) -> Result<(), Full> {

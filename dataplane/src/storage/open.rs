@@ -66,6 +66,17 @@ pub(super) fn open(dir: &Path) -> Result<Store, StoreError> {
     Ok(store)
 }
 
+/// Opens the store in `dir` for reading.
+pub(super) fn read(dir: &Path) -> Result<Store, StoreError> {
+    let mut options = options(true);
+    options.create_missing_column_families(false);
+    let names = DB::list_cf(&options, dir).map_err(|error| open_error(dir, error))?;
+    let families = names.into_iter().map(|name| ColumnFamilyDescriptor::new(name, small_options()));
+    let db = DB::open_cf_descriptors_read_only(&options, dir, families, false)
+        .map_err(|error| open_error(dir, error))?;
+    Ok(Store { db, marks: None })
+}
+
 fn options(exists: bool) -> Options {
     let mut options = Options::default();
     options.create_if_missing(!exists);
@@ -134,7 +145,7 @@ fn open_error(dir: &Path, error: rocksdb::Error) -> StoreError {
 }
 
 fn check_schema(store: &Store) -> Result<(), StoreError> {
-    match store.read(Family::Meta, SCHEMA_KEY)? {
+    match store.get(Family::Meta, SCHEMA_KEY)? {
         Some(found) if found == SCHEMA.as_bytes() => Ok(()),
         Some(found) if SCHEMAS_BEFORE.iter().any(|schema| found == schema.as_bytes()) => begin(store),
         Some(found) => Err(StoreError::Schema { found: String::from_utf8_lossy(&found).into_owned() }),

@@ -93,14 +93,7 @@ pub(super) fn resolve(
 }
 
 /// Replaces `quote`, booked on `booked`, by `charge`: in the window only while that day lasts (rule Q1).
-fn correct(
-    books: &mut Books,
-    key: KeyId,
-    booked: Day,
-    quote: Micros,
-    charge: Micros,
-    touched: &mut Touched,
-) {
+fn correct(books: &mut Books, key: KeyId, booked: Day, quote: Micros, charge: Micros, touched: &mut Touched) {
     let Some(spend) = books.accounts.get_mut(&key) else { return };
     if spend.day == booked {
         spend.settled = spend.settled.saturating_sub(quote).saturating_add(charge);

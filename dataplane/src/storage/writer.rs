@@ -86,9 +86,16 @@ pub(super) type TellResolved = Box<dyn FnOnce(Result<Resolved, NoDoubt>) + Send>
 pub(super) enum Command {
     Put(KeyWrite),
     /// End one doubt.
-    Resolve { resolution: Resolution, done: TellResolved },
+    Resolve {
+        resolution: Resolution,
+        done: TellResolved,
+    },
     /// Book the doubts that are older than `before`; `tell` is called for each when it is on disk.
-    Expire { before: UnixMicros, day: Day, tell: Arc<dyn Fn(Resolved) + Send + Sync> },
+    Expire {
+        before: UnixMicros,
+        day: Day,
+        tell: Arc<dyn Fn(Resolved) + Send + Sync>,
+    },
     /// All doubts.
     Doubts(Sender<Vec<(IntentId, Doubt)>>),
     /// Write what is queued, close the store, answer.

@@ -25,6 +25,8 @@ pub(super) struct Arrival {
     #[serde(default)]
     pub(super) arrival_by: String,
     #[serde(default)]
+    path: String,
+    #[serde(default)]
     query: Option<String>,
     #[serde(default)]
     pub(super) currency: Option<String>,
@@ -51,6 +53,13 @@ impl Arrival {
     /// What it committed, in millionths of a dollar.
     pub(super) fn accepted_micros(&self) -> u64 {
         if self.accepted { minor_to_micros(self.accepted_minor) } else { 0 }
+    }
+
+    /// What a row may count although nothing was accepted yet: a payment intent whose card was declined lives on, and
+    /// can be paid without the proxy (rule Q7).
+    pub(super) fn live_micros(&self, row: &Row) -> u64 {
+        let is_live = self.path == "/v1/payment_intents" && self.status == Some(402);
+        if is_live { row.amount_micros.min(row.quote_micros) } else { 0 }
     }
 
     /// The agent's id of the call, which travels in the metadata.

@@ -122,7 +122,8 @@ pub(super) fn books(evidence: &Evidence, trace: &Trace, limits: Limits, found: &
         let sum = sums.entry((row.key(), Day::of(row.ts))).or_default();
         let part = if row.is_open() { &mut sum.open } else { &mut sum.settled };
         *part = part.saturating_add(row.amount_micros);
-        let accepted = trace.arrival_for(evidence, at).map_or(0, |arrival| arrival.accepted_micros());
+        let arrival = trace.arrival_for(evidence, at);
+        let accepted = arrival.map_or(0, |arrival| arrival.accepted_micros().max(arrival.live_micros(row)));
         sum.accepted = sum.accepted.saturating_add(accepted);
     }
     for (at, arrival) in evidence.arrivals.iter().enumerate() {

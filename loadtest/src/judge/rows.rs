@@ -9,8 +9,8 @@ use super::trace::{JITTER_US, Span, Trace};
 
 /// A denial's row may be lost in a death of the dataplane that follows so soon, in microseconds.
 const DENIAL_LOSS_US: u64 = 1_000_000;
-/// What keybrake denies with. A 503 is a fault, and says that there may be no row.
-const DENIALS: [u16; 4] = [400, 401, 403, 429];
+/// What keybrake answers by itself where there is a row. A 503 says that there may be none.
+const OWN_ANSWERS: [u16; 6] = [400, 401, 403, 429, 502, 504];
 
 impl Violation {
     fn about_row(self, row: &Row) -> Violation {
@@ -54,7 +54,7 @@ pub(super) fn missing(evidence: &Evidence, trace: &Trace, found: &mut Vec<Violat
             found.push(Violation::new(Rule::Invented, why).about_call(call));
         } else if call.keybrake_request_id.is_some()
             && !has_row
-            && (with_arrival.contains(&at) || DENIALS.contains(&status))
+            && (with_arrival.contains(&at) || OWN_ANSWERS.contains(&status))
             && !is_lost_denial(evidence, call, with_arrival.contains(&at))
         {
             let why = format!("the agent was answered {status} with the id of a row that is not there");
@@ -141,8 +141,9 @@ pub(super) fn wrong(evidence: &Evidence, trace: &Trace, found: &mut Vec<Violatio
         }
         if let Some(arrival) = arrival.filter(|arrival| !arrival.replayed && row.amended_micros.is_none()) {
             let (counted, accepted) = (row.amount_micros, arrival.accepted_micros());
-            let is_less = counted < accepted;
-            if is_less || (row.is_sent() && row.outcome != "unknown" && counted != accepted) {
+            let is_more =
+                row.is_sent() && row.outcome != "unknown" && counted > accepted.max(arrival.live_micros(row));
+            if counted < accepted || is_more {
                 say(format!("it counts {counted}, and the vendor accepted {accepted}"));
             }
         }
@@ -181,9 +182,9 @@ pub(super) fn repeated(evidence: &Evidence, trace: &Trace, found: &mut Vec<Viola
         let count = sent.entry(call.call.as_str()).or_default();
         *count = count.saturating_add(1);
     }
-    // How often each call arrived, and how often it was accepted; repeats that the vendor recognized are left out.
+    // How often each call arrived, and how often it was accepted.
     let mut came: BTreeMap<&str, (u64, u64)> = BTreeMap::new();
-    for (at, arrival) in evidence.arrivals.iter().enumerate().filter(|(_, arrival)| !arrival.replayed) {
+    for (at, arrival) in evidence.arrivals.iter().enumerate() {
         let Some(Some(id)) = evidence.arrival_calls.get(at) else { continue };
         let (arrived, accepted) = came.entry(id.as_str()).or_default();
         *arrived = arrived.saturating_add(1);

@@ -173,12 +173,11 @@ impl Trace {
         }
     }
 
-    /// So little came that it does not say whose it is: of the unknown rows, the one nearest in time.
+    /// It does not say whose it is, as where only its start came: of the unknown rows, the one nearest in time.
     fn claim_by_time(&mut self, evidence: &Evidence, limits: Limits) {
         for at in self.open_arrivals() {
             let Some(arrival) = evidence.arrivals.get(at) else { continue };
-            let is_known = self.call_of.get(at).is_some_and(Option::is_some);
-            if is_known || arrival.malformed.is_none() {
+            if self.call_of.get(at).is_some_and(Option::is_some) {
                 continue;
             }
             let span = Span {

@@ -175,7 +175,8 @@ fn signals_end_it_cleanly_with_connections_open() {
 
 #[track_caller]
 fn check_start_fault(args: &[&str], said: &str) {
-    let output = Command::new(BINARY).args(args).output().unwrap();
+    // One that starts all the same would run on.
+    let output = Command::new("timeout").args(["20", BINARY]).args(args).output().unwrap();
     let text = String::from_utf8(output.stderr).unwrap();
     assert_eq!(output.status.code(), Some(2), "{text}");
     assert!(text.starts_with("keybrake-loadtest: ") && text.contains(said), "{text}");

@@ -22,10 +22,11 @@ fn check(script: &str) {
         match words[0] {
             "cap" => cap = Some(amount(1)),
             "day" => today = Day::new(words[1].parse().unwrap()),
-            "reserve" => match word.reserve(today, amount(1), cap) {
+            "reserve" => match word.reserve(today.max(word.day), amount(1), cap) {
                 Ok(next) => word = next,
-                Err(Refusal::Closed) => refusal = Some("closed"),
-                Err(Refusal::OverCap { .. }) => refusal = Some("full"),
+                Err(Refused::Closed) => refusal = Some("closed"),
+                Err(Refused::Full { .. }) => refusal = Some("full"),
+                Err(Refused::Later(_)) => refusal = Some("later"),
             },
             "settle" => word = word.settle(amount(1), amount(2)),
             "release" => word = word.release(amount(1)),
@@ -53,7 +54,7 @@ fn a_released_hold_frees_all_and_a_settled_one_frees_the_difference() {
 }
 
 #[test]
-fn a_hold_over_midnight_counts_on_both_days() {
+fn q2_a_hold_over_midnight_counts_on_both_days() {
     check("cap 10 | day 0 | reserve 6 -> 6 | day 1 | reserve 1 -> 7 | settle 6 2 -> 3");
 }
 
@@ -76,7 +77,7 @@ fn a_closed_account_admits_nothing_and_still_settles() {
 }
 
 #[test]
-fn reads_go_on_when_the_cap_is_spent() {
+fn q4_zero_fits_also_under_a_cap_that_was_lowered() {
     check("cap 10 | reserve 10 -> 10 | reserve 0 -> 10");
     check("cap 10 | reserve 10 -> 10 | cap 5 | reserve 0 -> 10 | reserve 1 -> full");
 }
@@ -89,6 +90,64 @@ fn a_charge_above_its_quote_is_booked_in_full() {
 #[test]
 fn without_a_cap_money_is_still_counted() {
     check("reserve 1000000 -> 1000000 | settle 1000000 7 -> 7");
+}
+
+#[test]
+fn q4_a_word_that_was_found_above_its_cap_admits_nothing_but_zero() {
+    let word = Word { committed: usd(12), ..Word::open(Day::new(1)) };
+    let cap = Some(usd(10));
+    assert_eq!(word.reserve(Day::new(1), usd(1), cap), Err(Refused::Full { left: Micros::ZERO }));
+    assert_eq!(word.reserve(Day::new(1), Micros::ZERO, cap), Ok(word));
+    assert_eq!(word.left(Day::new(1), cap), Some(Micros::ZERO));
+}
+
+#[test]
+fn q9_the_widest_day_and_amounts_fit_and_do_not_touch_each_other() {
+    let widest = Word { closed: true, day: Day::MAX, held: Micros::MAX, committed: Micros::MAX };
+    assert_eq!(widest.pack(), u128::MAX);
+    for word in [
+        Word { closed: true, ..Word::open(Day::default()) },
+        Word::open(Day::MAX),
+        Word { held: Micros::MAX, ..Word::open(Day::default()) },
+        Word { committed: Micros::MAX, ..Word::open(Day::default()) },
+    ] {
+        assert_eq!(Word::unpack(word.pack()), word);
+    }
+    assert_eq!((Word { closed: true, ..Word::open(Day::default()) }).pack(), 1 << 127);
+}
+
+#[test]
+fn at_the_edge_of_the_word_a_sum_that_is_not_known_stays_full_until_the_day_is_over() {
+    let one = Micros::new(1).unwrap();
+    let day = Day::new(1);
+    // No reserve gets there, with the largest cap and without one.
+    for cap in [None, Some(Micros::MAX)] {
+        let most = Word::open(day).reserve(day, COMMITTED_MAX, cap).unwrap();
+        assert_eq!(most.reserve(day, one, cap), Err(Refused::Full { left: Micros::ZERO }));
+        assert_eq!(most.release(COMMITTED_MAX), Word::open(day));
+    }
+    // Two holds; one of them costs far more than its quote.
+    let two = Word::open(day).reserve(day, usd(5), None).unwrap().reserve(day, usd(7), None).unwrap();
+    let over = two.settle(usd(5), Micros::MAX);
+    assert_eq!((over.held, over.committed), (usd(7), Micros::MAX));
+    // What really was committed is not in the word, so the other's end must not lower it.
+    let after = over.release(usd(7));
+    assert_eq!((after.held, after.committed), (Micros::ZERO, Micros::MAX));
+    assert_eq!(after.void(day, usd(7)), after);
+    assert_eq!(after.reserve(day, one, None), Err(Refused::Full { left: Micros::ZERO }));
+    assert!(after.reserve(day, Micros::ZERO, None).is_ok());
+    assert!(over.reserve(Day::new(2), usd(1), None).unwrap().committed == usd(8));
+}
+
+#[test]
+fn no_more_is_freed_than_is_held() {
+    // A recovery that forgot the hold must not turn its end into headroom.
+    let word = Word { committed: usd(6), ..Word::open(Day::new(1)) };
+    assert_eq!(word.release(usd(6)), word);
+    let held = Word { held: usd(2), committed: usd(6), ..Word::open(Day::new(1)) };
+    assert_eq!(held.release(usd(6)).committed, usd(4));
+    assert_eq!(held.void(Day::new(1), usd(6)).committed, usd(2));
+    assert_eq!(held.void(Day::new(0), usd(6)), held);
 }
 
 /// The ledger as one would write it on paper: a list of holds and one sum per day.
@@ -131,7 +190,7 @@ proptest! {
         for step in steps {
             match step {
                 Step::Reserve { quote, day } => {
-                    let result = word.reserve(Day::new(day), micros(quote), Some(micros(cap)));
+                    let result = word.reserve(Day::new(day).max(word.day), micros(quote), Some(micros(cap)));
                     let mut next = (naive.day, naive.settled);
                     if day > naive.day { next = (day, 0) }
                     let held: u128 = naive.holds.iter().copied().map(u128::from).sum();

@@ -15,6 +15,9 @@ const METADATA_ENTRIES_MAX: usize = 50;
 const METADATA_NAME_BYTES_MAX: usize = 64;
 const METADATA_VALUE_BYTES_MAX: usize = 500;
 
+/// A thousand million requests a day are more than one machine forwards.
+const REQUESTS_MAX: u32 = 1_000_000_000;
+
 /// Ten years: a longer life is a typing error.
 const LIFE_SECONDS_MAX: u64 = 10 * 366 * 86_400;
 
@@ -30,6 +33,12 @@ pub struct KeySpec {
     /// The most the key may commit per UTC day, a number of USD.
     #[serde(default, with = "usd::option", skip_serializing_if = "Option::is_none")]
     pub daily_usd_cap: Option<Micros>,
+    /// The most the key may commit in its whole life, a number of USD.
+    #[serde(default, with = "usd::option", skip_serializing_if = "Option::is_none")]
+    pub total_usd_cap: Option<Micros>,
+    /// The most requests it may send per UTC day.
+    #[serde(default, deserialize_with = "requests", skip_serializing_if = "Option::is_none")]
+    pub daily_request_budget: Option<u32>,
     /// The key's life from now on: seconds, or a text such as `15m`, `24h`, `7d`.
     #[serde(default, deserialize_with = "duration", skip_serializing_if = "Option::is_none")]
     pub expires_in: Option<u64>,
@@ -48,13 +57,7 @@ pub struct KeySpec {
 
     /// Known, and refused until it is enforced.
     #[serde(default, skip_serializing)]
-    pub total_usd_cap: Option<NotEnforced>,
-    /// Known, and refused until it is enforced.
-    #[serde(default, skip_serializing)]
     pub max_usd_per_call: Option<NotEnforced>,
-    /// Known, and refused until it is enforced.
-    #[serde(default, skip_serializing)]
-    pub daily_request_budget: Option<NotEnforced>,
     /// Known, and refused until it is enforced.
     #[serde(default, skip_serializing)]
     pub rate_limit_rps: Option<NotEnforced>,
@@ -75,8 +78,8 @@ impl<'de> Deserialize<'de> for NotEnforced {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<NotEnforced, D::Error> {
         de::IgnoredAny::deserialize(deserializer)?;
         Err(de::Error::custom(
-            "total_usd_cap, max_usd_per_call, daily_request_budget, rate_limit_rps, params and parent_vault_key \
-             are not enforced by this version; leave them out",
+            "max_usd_per_call, rate_limit_rps, params and parent_vault_key are not enforced by this version; leave \
+             them out",
         ))
     }
 }
@@ -90,6 +93,22 @@ fn duration<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<u64>, D
     };
     let error = "expires_in must be a number of seconds or a text such as \"15m\", \"24h\" or \"7d\"";
     seconds.map(Some).ok_or_else(|| de::Error::custom(error))
+}
+
+fn requests<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<u32>, D::Error> {
+    let number = match serde_json::Value::deserialize(deserializer)? {
+        serde_json::Value::Null => return Ok(None),
+        serde_json::Value::Number(number) => number.as_u64().and_then(|number| u32::try_from(number).ok()),
+        serde_json::Value::String(_)
+        | serde_json::Value::Bool(_)
+        | serde_json::Value::Array(_)
+        | serde_json::Value::Object(_) => None,
+    };
+    let fitting = number.filter(|number| (1..=REQUESTS_MAX).contains(number));
+    fitting.map(Some).ok_or_else(|| {
+        let error = "daily_request_budget must be a whole number of requests from 1 to";
+        de::Error::custom(format_args!("{error} {REQUESTS_MAX}; to stop a key, revoke it"))
+    })
 }
 
 /// A field of a [`KeySpec`] that cannot be.
@@ -124,6 +143,8 @@ impl KeySpec {
             vendor: self.vendor.clone(),
             allowed_endpoints: self.rules()?,
             daily_usd_cap: self.daily_usd_cap,
+            total_usd_cap: self.total_usd_cap,
+            daily_request_budget: self.daily_request_budget,
             expires_at: self.expiry(now)?,
         })
     }
@@ -218,10 +239,12 @@ mod tests {
     fn a_whole_body_becomes_a_policy() {
         check(
             r#"{"vendor": "stripe", "allowed_endpoints": ["POST /v1/charges"], "daily_usd_cap": 150.5,
+                "total_usd_cap": 36028797018.963967, "daily_request_budget": 1000,
                 "expires_in": "24h", "label": "billing", "metadata": {"agent_id": "a1"}}"#,
-            Ok(
-                r#"{"vendor":"stripe","allowed_endpoints":["POST /v1/charges"],"daily_usd_cap":150.50,"expires_at":1795305600000000}"#,
-            ),
+            Ok(concat!(
+                r#"{"vendor":"stripe","allowed_endpoints":["POST /v1/charges"],"daily_usd_cap":150.50,"#,
+                r#""total_usd_cap":36028797018.963967,"daily_request_budget":1000,"expires_at":1795305600000000}"#,
+            )),
         );
         check(
             r#"{"vendor": "stripe", "allowed_endpoints": ["GET /v1/**"], "expires_at": "2026-11-22T00:00:00Z"}"#,
@@ -248,6 +271,7 @@ mod tests {
         );
         check(&with(r#", "daily_usd_cap": "200""#), Err("invalid type"));
         check(&with(r#", "daily_usd_cap": -1"#), Err("is not an amount of USD"));
+        check(&with(r#", "total_usd_cap": "5""#), Err("invalid type"));
         check(&with(r#", "expires_in": "soon""#), Err("expires_in must be a number of seconds"));
         check(&with(r#", "expires_in": 0"#), Err("expires_in: must lie in the future"));
         check(&with(r#", "expires_in": "9999d""#), Err("within ten years"));
@@ -255,6 +279,21 @@ mod tests {
         check(&with(r#", "expires_in": 1, "expires_at": "2026-11-22T00:00:00Z""#), Err("give either"));
         check(&with(r#", "label": """#), Err("label: must have 1 to 200 bytes"));
         check(&with(r#", "dayly_usd_cap": 1"#), Err("unknown field `dayly_usd_cap`"));
-        check(&with(r#", "total_usd_cap": 5"#), Err("not enforced by this version"));
+        check(&with(r#", "rate_limit_rps": 5"#), Err("not enforced by this version"));
+    }
+
+    #[test]
+    fn q9_caps_and_budgets_outside_their_widths_are_refused() {
+        let with =
+            |more: &str| format!(r#"{{"vendor": "stripe", "allowed_endpoints": ["GET /v1/**"]{more}}}"#);
+        for field in ["daily_usd_cap", "total_usd_cap"] {
+            check(&with(&format!(r#", "{field}": 36028797018.963968"#)), Err("is too large"));
+            check(&with(&format!(r#", "{field}": 0.0000001"#)), Err("finer than a micro-dollar"));
+        }
+        for budget in ["0", "-1", "1.5", "1e3", "1000000001", "4294967297", "\"5\"", "true"] {
+            let body = with(&format!(r#", "daily_request_budget": {budget}"#));
+            check(&body, Err("must be a whole number of requests from 1 to 1000000000"));
+        }
+        check(r#"{"vendor": "stripe"}"#, Err("allowed_endpoints: name at least one"));
     }
 }

@@ -3,7 +3,8 @@
 use std::path::Path;
 
 use keybrake_proto::control::{
-    self, Counter, FRAME_HEADER_BYTES, KeyStatus, KeyView, Refused, Reply, Request, Revoked, Status,
+    self, ClockState, ClockView, Counter, FRAME_HEADER_BYTES, KeyStatus, KeyView, Refused, Reply, Request,
+    Revoked, Status,
 };
 use keybrake_proto::key::{self, KeyId};
 use keybrake_proto::money::Micros;
@@ -48,6 +49,7 @@ pub(super) enum Behavior {
     NotReady,
     NotAcknowledged,
     NotDurable,
+    ClockStepped,
 }
 
 /// Serves until it is dropped.
@@ -111,6 +113,8 @@ fn answer(request: Request, behavior: Behavior) -> Reply {
             acknowledged_us: 310,
             at_vendor: 1,
         }),
+        Request::Clock => Reply::Clock(clock(behavior)),
+        Request::ConfirmClock => Reply::Clock(clock(Behavior::Answers)),
         Request::ShowKey(_) | Request::SelfKey { .. } | Request::RevokeKey(_) => Reply::Refused(Refused {
             status: 404,
             code: "no_such_key".to_owned(),
@@ -132,12 +136,31 @@ fn view() -> KeyView {
         daily_usd_cap: Micros::new(150_500_000),
         committed_usd: Micros::new(10_000_000).unwrap(),
         held_usd: Micros::ZERO,
+        total_usd_cap: Micros::new(900_000_000),
+        total_committed_usd: Micros::new(700_250_000),
         remaining_usd: Micros::new(140_500_000),
+        daily_request_budget: Some(1000),
+        requests_today: Some(17),
         resets_at: resets.clone(),
         created_at: "2026-11-21T00:00:00Z".to_owned(),
         expires_at: Some(resets),
         revoked_at: None,
         metadata: [("agent_id".to_owned(), "a1".to_owned())].into(),
+    }
+}
+
+fn clock(behavior: Behavior) -> ClockView {
+    let is_stepped = behavior == Behavior::ClockStepped;
+    ClockView {
+        state: if is_stepped { ClockState::Suspended } else { ClockState::Ok },
+        why: is_stepped.then(|| "step_forward".to_owned()),
+        since: is_stepped.then(|| "2026-11-21T10:00:00Z".to_owned()),
+        wall: if is_stepped { "2026-11-23T10:00:00Z" } else { "2026-11-21T10:00:00Z" }.to_owned(),
+        expected: "2026-11-21T10:00:00Z".to_owned(),
+        deviation_us: if is_stepped { 172_800_000_000 } else { 0 },
+        day: "2026-11-21".to_owned(),
+        resets_at: "2026-11-22T00:00:00Z".to_owned(),
+        latest_seen: "2026-11-21T10:00:00Z".to_owned(),
     }
 }
 
@@ -152,6 +175,7 @@ fn status(behavior: Behavior) -> Status {
         workers: 2,
         vendors: vec!["stripe".to_owned()],
         keys: 1,
+        clock: clock(behavior),
         counters: vec![Counter {
             name: "keybrake_exchanges_total".to_owned(),
             help: "Exchanges.".to_owned(),

@@ -41,8 +41,8 @@ impl Sink for Disk {
         self.store.commit(batch, wal)
     }
 
-    fn sync(&mut self) -> Result<(), StoreError> {
-        self.store.sync()
+    fn mark(&mut self) -> Result<(), StoreError> {
+        self.store.mark()
     }
 }
 

@@ -5,6 +5,7 @@ use crossbeam_channel::{Receiver, bounded};
 
 use super::disk::{Asked, Disk, Script};
 use super::*;
+use crate::progress;
 use crate::storage::handle::{Full, Limits, start_with};
 use crate::storage::writer::Waits;
 
@@ -14,16 +15,23 @@ const LIMITS: Limits = Limits {
     waits: Waits {
         gather: Duration::from_millis(1),
         retry: Duration::from_millis(1),
+        checkpoint: Duration::from_secs(60),
         stop: Duration::from_secs(60),
     },
 };
 
 fn start_scripted(directory: &Directory, limits: Limits) -> (StorageHandle, JoinHandle<()>, Script) {
     let store = directory.open();
-    let books = Books::new(store.spend().unwrap(), store.next_audit_sequence().unwrap());
+    let books = store.books().unwrap();
     let (disk, script) = Disk::new(store);
-    let (handle, thread) = start_with(disk, books, limits).unwrap();
+    let (handle, thread) = start_with(disk, books, progress::all(1, |_| 0), limits).unwrap();
     (handle, thread, script)
+}
+
+fn start_on(directory: &Directory) -> (StorageHandle, JoinHandle<()>) {
+    let store = directory.open();
+    let books = store.books().unwrap();
+    start(store, books, progress::all(1, |_| 0)).unwrap()
 }
 
 fn put(handle: &StorageHandle, record: &KeyRecord) -> Receiver<Result<(), StoreError>> {
@@ -56,10 +64,12 @@ fn wait_until(what: &str, condition: impl Fn() -> bool) {
 #[test]
 fn all_that_is_queued_is_written_before_the_thread_stops() {
     let directory = Directory::new();
-    let (handle, thread) = start(directory.open()).unwrap();
+    let (handle, thread) = start_on(&directory);
     for number in 0..2000u64 {
-        handle.record(intent(1)).unwrap();
-        handle.record(outcome(Some((1, 5, 1)), &number.to_le_bytes())).unwrap();
+        let (id, open) = intent(1, 5, 1);
+        handle.record(open).unwrap();
+        let row = number.to_le_bytes();
+        handle.record(ending(Some(id), End::Booked, Some((1, 5, 1)), &row)).unwrap();
     }
     assert_eq!(handle.flush_and_stop(), Ok(()));
     // Its queue is gone with the thread, which may end a moment after its answer.
@@ -68,13 +78,14 @@ fn all_that_is_queued_is_written_before_the_thread_stops() {
     assert_eq!((counters.rows, counters.open_intents, counters.queued), (2000, 0, 0));
     assert!(counters.batches < 2000, "{counters:?}");
     assert!(!handle.has_room());
-    assert_eq!(handle.record(b"late".to_vec()), Err(Full(b"late".to_vec())));
+    let late = outcome(None, b"late");
+    assert_eq!(handle.record(late.clone()), Err(Full(late)));
     assert_eq!(handle.flush_and_stop(), Err(StoreError::Stopped));
     assert_eq!(put(&handle, &key_record(1, None)).recv(), Ok(Err(StoreError::Stopped)));
 
     // The store is closed, though the handle is still there.
     let store = directory.open();
-    assert_eq!(store.spend(), Ok(vec![spend(1, 5, 2000)]));
+    assert_eq!(spend(&store, 1), Some((5, 2000)));
     let expected: Vec<_> = (1..).zip((0..2000u64).map(|number| number.to_le_bytes().to_vec())).collect();
     assert_eq!(rows(&store), expected);
 }
@@ -82,7 +93,7 @@ fn all_that_is_queued_is_written_before_the_thread_stops() {
 #[test]
 fn the_thread_ends_with_its_last_handle_and_loses_nothing() {
     let directory = Directory::new();
-    let (handle, thread) = start(directory.open()).unwrap();
+    let (handle, thread) = start_on(&directory);
     handle.record(outcome(None, b"row")).unwrap();
     drop(handle);
     thread.join().unwrap();
@@ -92,7 +103,7 @@ fn the_thread_ends_with_its_last_handle_and_loses_nothing() {
 #[test]
 fn a_key_is_on_disk_when_its_write_is_answered() {
     let (directory, after_crash) = (Directory::new(), Directory::new());
-    let (handle, thread) = start(directory.open()).unwrap();
+    let (handle, thread) = start_on(&directory);
     let records = [key_record(1, None), key_record(2, Some(UnixMicros(2)))];
     for record in &records {
         assert_eq!(put(&handle, record).recv(), Ok(Ok(())));
@@ -153,7 +164,7 @@ fn a_disk_that_refuses_stops_admission_and_loses_nothing() {
     thread.join().unwrap();
     let store = directory.open();
     assert_eq!(rows(&store), [(1, b"a".to_vec()), (2, b"b".to_vec())]);
-    assert_eq!(store.spend(), Ok(vec![spend(1, 5, 20)]));
+    assert_eq!(spend(&store, 1), Some((5, 20)));
 }
 
 #[test]
@@ -204,6 +215,7 @@ fn a_write_that_hangs_stops_admission() {
     wait_until("the write hangs", || !handle.has_room());
     script.answer(Ok(()));
     wait_until("the write has ended", || handle.has_room());
+    drop(script);
     handle.flush_and_stop().unwrap();
     thread.join().unwrap();
 }

@@ -120,6 +120,38 @@ fn what_an_operator_says_of_a_doubt_counts_in_its_place() {
 }
 
 #[test]
+fn a_voided_doubt_that_the_vendor_never_accepted_closes_the_books() {
+    check(
+        |run| {
+            let line = &mut run.vendor[7];
+            (line["accepted"], line["accepted_minor"]) = (json!(false), json!(0));
+            run.audit.push(json!({
+                "sequence": 100, "ts": text_of(run.now_us), "id": "req_k9_amended", "amends": "req_k9",
+                "vault_key_id": "vk_b", "policy_check_result": "doubt_voided", "outcome": "amendment",
+                "amount_micros": 0, "amount_minor": 202,
+            }));
+            (run.books[1]["committed_micros"], run.books[1]["held_micros"]) =
+                (json!(4_010_000), json!(2_000_000));
+        },
+        &[],
+    );
+}
+
+#[test]
+fn a_declined_payment_intent_may_count_its_amount_and_no_other_decline_may() {
+    let count = |path: &'static str| {
+        move |run: &mut Run| {
+            run.vendor[3]["path"] = json!(path);
+            let at = row(run, "req_k4");
+            run.audit[at]["amount_micros"] = run.audit[at]["quote_micros"].clone();
+            run.books.clear();
+        }
+    };
+    check(count("/v1/payment_intents"), &[]);
+    check(count("/v1/charges"), &["I2.wrong", "I12"]);
+}
+
+#[test]
 fn a_doubt_is_carried_into_the_next_day() {
     let next_day = |committed: u64| {
         move |run: &mut Run| {

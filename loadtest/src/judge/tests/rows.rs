@@ -232,6 +232,8 @@ fn a_call_that_the_vendor_got_twice_is_found() {
         run.vendor.push(line);
     };
     check(|run| again(run, false), &["I1", "I1", "I2.missing", "I7", "I12"]);
+    // Nobody but the agent repeats a call, also where the vendor recognizes the repeat.
+    check(|run| again(run, true), &["I2.missing", "I7"]);
     // A repeat that the agent sent, and that the vendor recognized, is one call more and has a row of its own.
     check(
         |run| {
@@ -246,6 +248,38 @@ fn a_call_that_the_vendor_got_twice_is_found() {
         },
         &[],
     );
+}
+
+#[test]
+fn calls_that_are_alike_are_told_apart_by_the_ids_of_their_answers() {
+    check(
+        |run| {
+            run.call("vk_a", 5, Kind::CutAfter);
+            run.now_us -= 10_000_000 - 1_000;
+            run.call("vk_a", 5, Kind::CutAfter);
+            // The first arrives when the other's row is nearer in time.
+            let arrival_us = run.vendor[8]["arrival_us"].as_u64().unwrap();
+            run.vendor[8]["arrival_us"] = json!(arrival_us + 700);
+            // It was over a cap that the second fills.
+            run.keys[0]["daily_cap_micros"] = json!(60_000_000);
+            run.agents[5]["cap_micros"] = json!(CAP_MICROS);
+            run.books.remove(0);
+        },
+        &[],
+    );
+}
+
+#[test]
+fn keybrakes_own_faults_have_rows_too() {
+    let answered = |status: u16| {
+        move |run: &mut Run| {
+            let at = row(run, "req_k6");
+            run.audit.remove(at);
+            run.agents[5]["status"] = json!(status);
+        }
+    };
+    check(answered(502), &["I2.missing"]);
+    check(answered(503), &[]);
 }
 
 #[test]

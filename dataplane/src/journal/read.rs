@@ -48,10 +48,15 @@ pub(crate) enum JournalError {
 
 impl fmt::Display for JournalError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let restore = "restore the data directory from a backup, or accept the loss with `keybrake-dataplane accept`";
+        let restore =
+            "restore the data directory from a backup, or accept the loss with `keybrake-dataplane accept`";
         match self {
             JournalError::Unreadable(path, error) => {
-                write!(f, "the journal {} cannot be read: {error}; check its rights and the disk", path.display())
+                write!(
+                    f,
+                    "the journal {} cannot be read: {error}; check its rights and the disk",
+                    path.display()
+                )
             }
             JournalError::Segment(path, error) => {
                 write!(f, "sealed: the journal {} is damaged: {error}; {restore}", path.display())
