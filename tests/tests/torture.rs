@@ -7,6 +7,8 @@
     reason = "test code: a panic is how it reports"
 )]
 
+use std::io::Write as _;
+
 use keybrake_tests::now_micros;
 use keybrake_tests::torture::{NotRun, Part, Size, run};
 
@@ -15,14 +17,14 @@ fn short_round(part: Part) {
         Ok(text) => text.parse().unwrap_or_else(|_| panic!("KEYBRAKE_TEST_SEED={text} is no number")),
         Err(_) => now_micros() % 1_000_000_007,
     };
-    println!("KEYBRAKE_TEST_SEED={seed}");
+    // Also where tests that pass are silent.
+    let say = |line: String| writeln!(std::io::stderr(), "{line}").unwrap();
+    say(format!("{}: KEYBRAKE_TEST_SEED={seed}", part.name()));
     match run(part, Size::Short, seed) {
-        Err(NotRun(why)) => println!("not run: {}: {why}", part.name()),
+        Err(NotRun(why)) => say(format!("not run: {}: {why}", part.name())),
         Ok(report) => {
-            println!("{report}");
-            for note in &report.notes {
-                println!("{note}");
-            }
+            say(report.to_string());
+            report.notes.iter().for_each(|note| say(note.clone()));
             assert!(
                 report.violations.is_empty(),
                 "{}\nkept: {:?}",

@@ -121,8 +121,8 @@ impl AgentLog {
         }
     }
 
-    pub(crate) fn set_offset(&self, offset: i64) {
-        self.offset_us.store(offset * 1_000_000, Ordering::Relaxed);
+    pub(crate) fn set_offset(&self, offset_us: i64) {
+        self.offset_us.store(offset_us, Ordering::Relaxed);
     }
 
     /// The scene's time.

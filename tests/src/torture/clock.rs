@@ -5,8 +5,6 @@
 //! step is in rules M9, M10 and Q10: inside a day money goes on, on the same day; over a midnight that nothing explains
 //! money is refused with 503, until the clock is right again. Reads go on.
 
-use std::ffi::OsString;
-use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -18,23 +16,24 @@ use super::random::Random;
 use super::report::Report;
 use super::scene::{Scene, directory};
 use super::{NotRun, Plan};
+use crate::fake_time::{FakeTime, installed};
 use crate::http::get;
 use crate::process::{binary, tie};
 use crate::stand_in::StandIn;
-use crate::wait::{eventually, now_micros, pass};
+use crate::wait::{eventually, pass};
 
 const LANES: usize = 3;
 const AGENTS: usize = 16;
 const KEYS: usize = 4;
 const CAP_CENTS: u64 = 200_000;
-const DAY_S: i64 = 86_400;
-const NOON_S: i64 = 43_200;
+const DAY_S: u64 = 86_400;
+const NOON_S: u64 = 43_200;
 
 /// Calls that are at the vendor when the day ends.
 const IN_FLIGHT: usize = 200;
 
 /// How long before midnight a scenario begins: enough to start, to spend and to send what is in flight.
-const BEFORE_MIDNIGHT_S: i64 = 6;
+const BEFORE_MIDNIGHT_S: u64 = 6;
 
 /// How long the vendor takes for those.
 const SLOW: &str = "slow_5000";
@@ -58,10 +57,12 @@ enum Scenario {
 }
 
 pub(super) fn play(plan: &Plan, mut random: Random, report: &mut Report) -> Result<(), NotRun> {
-    let library = library()?;
+    if installed().is_none() {
+        return Err(NotRun("libfaketime is missing; scripts/setup.sh torture installs it".to_owned()));
+    }
     let scenarios: Vec<Scenario> = (0..plan.cycles).map(|number| scenario(number, &mut random)).collect();
     side_by_side(LANES, scenarios, &mut random, report, |scenario, mut random, report| {
-        play_scenario(scenario, &library, &mut random, report);
+        play_scenario(scenario, &mut random, report);
         report.cycles += 1;
     });
     Ok(())
@@ -77,7 +78,7 @@ fn scenario(number: usize, random: &mut Random) -> Scenario {
         2 => Scenario::InsideTheDay(sign * any(random, 3, 290)),
         3 => Scenario::InsideTheDay(sign * any(random, 310, 36_000)),
         4..=6 => Scenario::OverMidnight {
-            step: sign * [DAY_S, 2 * DAY_S, any(random, 50_000, 170_000)][number % 3],
+            step: sign * any(random, 50_000, 2 * DAY_S),
             is_killed: random.chance(40),
         },
         7 | 8 => Scenario::Midnight,
@@ -85,84 +86,48 @@ fn scenario(number: usize, random: &mut Random) -> Scenario {
     }
 }
 
-fn library() -> Result<PathBuf, NotRun> {
-    let name = "faketime/libfaketimeMT.so.1";
-    let dirs = std::fs::read_dir("/usr/lib").into_iter().flatten().flatten().map(|entry| entry.path());
-    dirs.map(|dir| dir.join(name))
-        .find(|path| path.exists())
-        .ok_or_else(|| NotRun(format!("no {name}; scripts/setup.sh torture installs faketime")))
-}
-
-/// A wall clock that can be stepped under a running process.
-struct Wall {
-    file: PathBuf,
-    library: PathBuf,
-    /// Seconds that this scenario's true time is ahead of the machine's.
-    base: i64,
-}
-
-impl Wall {
-    fn new(file: PathBuf, library: &Path, base: i64) -> Wall {
-        let wall = Wall { file, library: library.to_owned(), base };
-        wall.step(0);
-        wall
-    }
-
-    /// Sets it so many seconds off the scenario's true time.
-    fn step(&self, seconds: i64) {
-        let fresh = self.file.with_extension("fresh");
-        std::fs::write(&fresh, format!("{:+}\n", self.base + seconds)).unwrap();
-        std::fs::rename(fresh, &self.file).unwrap();
-    }
-
-    fn environment(&self) -> Vec<(String, OsString)> {
-        vec![
-            ("LD_PRELOAD".to_owned(), self.library.clone().into()),
-            ("FAKETIME_TIMESTAMP_FILE".to_owned(), self.file.clone().into()),
-            ("FAKETIME_NO_CACHE".to_owned(), "1".into()),
-            ("FAKETIME_DONT_FAKE_MONOTONIC".to_owned(), "1".into()),
-        ]
-    }
-}
-
-fn play_scenario(scenario: Scenario, library: &Path, random: &mut Random, report: &mut Report) {
+fn play_scenario(scenario: Scenario, random: &mut Random, report: &mut Report) {
     let time_of_day = match scenario {
         Scenario::InsideTheDay(_) | Scenario::OverMidnight { .. } => NOON_S,
         Scenario::Midnight | Scenario::MidnightAfter(_) => DAY_S - BEFORE_MIDNIGHT_S,
     };
-    let (mut scene, wall) = open_scene(library, time_of_day);
+    let (mut scene, mut wall) = open_scene(time_of_day);
     if !matches!(scenario, Scenario::Midnight) {
         scene.unjudged = UNJUDGED;
     }
     let violations = report.violations.len();
     match scenario {
-        Scenario::InsideTheDay(step) => inside_the_day(scene, &wall, step, random, report),
+        Scenario::InsideTheDay(step) => inside_the_day(scene, &mut wall, step, random, report),
         Scenario::OverMidnight { step, is_killed } => {
-            over_midnight(scene, &wall, step, is_killed, random, report);
+            over_midnight(scene, &mut wall, step, is_killed, random, report);
         }
         Scenario::Midnight => midnight(scene, None, random, report),
-        Scenario::MidnightAfter(step) => midnight(scene, Some((&wall, step)), random, report),
+        Scenario::MidnightAfter(step) => midnight(scene, Some((&mut wall, step)), random, report),
     }
     if report.violations.len() > violations {
         report.violations.push(format!("the scenario was {scenario:?}"));
     }
 }
 
-fn open_scene(library: &Path, time_of_day: i64) -> (Scene, Wall) {
-    let base = time_of_day - i64::try_from(now_micros() / 1_000_000).unwrap() % DAY_S;
+/// A scene in which it is `second` of some day, for the vendor and at first for the dataplane too.
+fn open_scene(second: u64) -> (Scene, FakeTime) {
     let dir = directory("clock");
-    let true_time = Wall::new(dir.join("true.time"), library, base);
-    let wall = Wall::new(dir.join("wall.time"), library, base);
+    let clock = |name: &str| {
+        let place = dir.join(name);
+        std::fs::create_dir(&place).unwrap();
+        FakeTime::at_second_of_day(&place, second)
+    };
+    let (true_time, wall) = (clock("true"), clock("wall"));
     let mut command = Command::new(binary("keybrake-loadtest"));
     command.args(["vendor", "stripe", "--listen", "127.0.0.1:0", "--ledger"]).arg(dir.join("vendor.jsonl"));
-    command.envs(true_time.environment());
+    true_time.apply(&mut command);
     tie(&mut command);
     let vendor = StandIn::run(&dir, &mut command);
     let scene = Scene::patient(dir, vendor, VENDOR_TIMEOUT_S, |setup| {
         let setup = setup.vendor_line("idle_connections_max = 512");
-        wall.environment().into_iter().fold(setup, |setup, (name, value)| setup.dataplane_env(&name, value))
+        wall.environment().into_iter().fold(setup, |setup, (name, value)| setup.dataplane_env(name, value))
     });
-    scene.log.set_offset(base);
+    scene.log.set_offset(true_time.offset_micros());
     let operator = scene.operator();
     let keys = (0..KEYS).map(|_| operator.issue_without_admin(CAP_CENTS).unwrap());
     *scene.live.write().unwrap() = keys.collect();
@@ -170,7 +135,7 @@ fn open_scene(library: &Path, time_of_day: i64) -> (Scene, Wall) {
 }
 
 /// Nothing is refused for the clock: a day is a day, whatever time it is.
-fn inside_the_day(scene: Scene, wall: &Wall, step: i64, random: &mut Random, report: &mut Report) {
+fn inside_the_day(scene: Scene, wall: &mut FakeTime, step: i64, random: &mut Random, report: &mut Report) {
     let agents = scene.agents_with(AGENTS, Some(FINE), random);
     pass(random.millis(50, 200));
     wall.step(step);
@@ -186,7 +151,7 @@ fn inside_the_day(scene: Scene, wall: &Wall, step: i64, random: &mut Random, rep
 
 fn over_midnight(
     mut scene: Scene,
-    wall: &Wall,
+    wall: &mut FakeTime,
     step: i64,
     is_killed: bool,
     random: &mut Random,
@@ -214,7 +179,7 @@ fn over_midnight(
             report.violation(format!("a read gets {read} while the clock is not trusted"));
         }
     }
-    wall.step(0);
+    wall.step(-step);
     eventually("money to go on since the clock is right again", || {
         let status = charge(scene.keybrake.proxy(), &scene.log, &key, 1);
         matches!(status, Some(200 | 429)).then_some(())
@@ -224,8 +189,9 @@ fn over_midnight(
 }
 
 /// What is held when the day ends counts on both days.
-fn midnight(scene: Scene, step: Option<(&Wall, i64)>, random: &mut Random, report: &mut Report) {
+fn midnight(scene: Scene, step: Option<(&mut FakeTime, i64)>, random: &mut Random, report: &mut Report) {
     let flying: Vec<_> = (0..IN_FLIGHT).map(|number| fly(&scene, number)).collect();
+    let is_stepped = step.is_some();
     if let Some((wall, step)) = step {
         pass(random.millis(0, 1_000));
         wall.step(step);
@@ -234,14 +200,14 @@ fn midnight(scene: Scene, step: Option<(&Wall, i64)>, random: &mut Random, repor
         call.join().unwrap();
     }
     // The calls took five seconds, so the day has ended or is about to.
-    let midnight = i64::try_from(scene.log.now_us() / 1_000_000).unwrap().rem_euclid(DAY_S);
-    if midnight > DAY_S / 2 {
-        pass(Duration::from_secs(u64::try_from(DAY_S - midnight).unwrap()));
+    let second = scene.log.now_us() / 1_000_000 % DAY_S;
+    if second > DAY_S / 2 {
+        pass(Duration::from_secs(DAY_S - second));
     }
     let agents = scene.agents_with(AGENTS, Some(FINE), random);
     pass(random.millis(300, 800));
     agents.stop();
-    if step.is_none() {
+    if !is_stepped {
         spend_all(&scene, report);
     }
     scene.judge(report);

@@ -34,6 +34,9 @@ pub(crate) fn leave(namespaces: i32) -> Result<(), NotRun> {
 /// # Errors
 /// When it is missing or fails: the machine does not allow what it does.
 pub(crate) fn run(command: &mut Command) -> Result<(), NotRun> {
+    // Debian has them where not every user looks.
+    let path = std::env::var("PATH").unwrap_or_default();
+    command.env("PATH", format!("{path}:/usr/sbin:/sbin"));
     let name = command.get_program().to_string_lossy().into_owned();
     let output = command.output().map_err(|error| {
         NotRun(format!("{name}: {error}; scripts/setup.sh torture installs what is missing"))
