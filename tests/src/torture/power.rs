@@ -55,12 +55,11 @@ fn play_scene(cuts: usize, random: &mut Random, report: &mut Report) -> Result<(
 impl Scene {
     fn cut_power(&mut self, random: &mut Random) {
         // What is acknowledged right before the cut has to be there afterwards.
-        if let Some(key) = self.operator().issue_without_admin(10_000).filter(|_| random.chance(50)) {
-            if random.chance(50) {
-                let revoked = self.keybrake.control().revoke(&key.issued.id);
-                if revoked.acknowledged && revoked.durable {
-                    key.revoked_us.store(self.log.now_us(), Ordering::SeqCst);
-                }
+        let key = random.chance(50).then(|| self.operator().issue_without_admin(10_000)).flatten();
+        if let Some(key) = key.filter(|_| random.chance(50)) {
+            let revoked = self.keybrake.control().revoke(&key.issued.id);
+            if revoked.acknowledged && revoked.durable {
+                key.revoked_us.store(self.log.now_us(), Ordering::SeqCst);
             }
         }
         self.keybrake.dataplane().freeze();
