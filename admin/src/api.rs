@@ -12,6 +12,7 @@ mod health;
 mod keys;
 mod metrics;
 mod params;
+mod revoke;
 
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
@@ -85,7 +86,8 @@ fn routes() -> Vec<Route> {
         get_route(Access::Operator, "/vault/keys", get(keys::list)),
         get_route(Access::KeyHolder, "/vault/keys/self", get(keys::own)),
         get_route(Access::Operator, "/vault/keys/{id}", get(keys::show)),
-        post_route(Access::Operator, "/vault/keys/{id}/revoke", post(keys::revoke)),
+        post_route(Access::Operator, "/vault/keys/{id}/revoke", post(revoke::one)),
+        post_route(Access::Operator, "/vault/revoke", post(revoke::many)),
         get_route(Access::Operator, "/audit", get(audit::list)),
     ]
 }

@@ -3,7 +3,9 @@
 mod audit;
 mod client;
 mod clock;
+mod drill;
 mod key;
+mod revoke;
 mod status;
 mod table;
 
@@ -25,7 +27,7 @@ use crate::{api, config, supervisor};
     arg_required_else_help = true,
     after_help = "Examples:\n  keybrake up\n  keybrake key issue --vendor stripe --allow \"POST /v1/charges\" \
                   --daily-usd-cap 50\n  keybrake audit list --result denied --since 1h\n\nExit status: 0 done, 1 \
-                  refused or failed, 2 wrong command line or configuration."
+                  refused or failed, 2 wrong command line or configuration, 3 a revoke is pending."
 )]
 pub(crate) struct Cli {
     /// The configuration file.
@@ -67,6 +69,22 @@ enum Command {
                       50\n  keybrake key list\n  keybrake key revoke vk_0123456789abcdef"
     )]
     Key(key::KeyCommand),
+    /// Stop many keys at once, for good: by label, run, subtree, vendor or id, or all of them.
+    #[command(
+        after_help = "Examples:\n  keybrake revoke --label billing\n  keybrake revoke --run run_42 --cut\n  \
+                            keybrake revoke --all --yes\n  keybrake revoke vk_0123456789abcdef \
+                            vk_fedcba9876543210\n\nExit status: 0 revoked, acknowledged by every worker and on disk; 1 \
+                            failed; 2 wrong command line; 3 pending: closed or recorded, and not acknowledged."
+    )]
+    Revoke(revoke::RevokeArguments),
+    /// Measure a revoke on the running system with keys of its own.
+    #[command(
+        after_help = "Examples:\n  keybrake drill\n  keybrake drill --keys 200 --json\n\nIt issues keys that \
+                            nobody can use, revokes each, and prints the microseconds until it was closed, \
+                            acknowledged by every worker, and answered.\nThe exit status is 1 unless every revoke \
+                            was acknowledged and is on disk."
+    )]
+    Drill(drill::Drill),
     /// Read the audit.
     #[command(
         subcommand,
@@ -139,6 +157,8 @@ pub(crate) fn run(cli: &Cli) -> Result<ExitCode, Failure> {
         Command::Up => supervisor::up(&cli.config, &config::load(&cli.config)?),
         Command::Admin => api::serve(&config::load(&cli.config)?).map(|()| ExitCode::SUCCESS),
         Command::Key(command) => key::run(&invocation, command),
+        Command::Revoke(arguments) => revoke::run(&invocation, arguments),
+        Command::Drill(arguments) => drill::run(&invocation, arguments),
         Command::Audit(command) => audit::run(&invocation, command),
         Command::Status(connection) => status::status(&invocation, connection),
         Command::Clock(arguments) => clock::run(&invocation, arguments),
@@ -201,6 +221,9 @@ mod tests {
             ("keybrake key issue --vendr stripe", "--vendor"),
             ("keybrake key revoke vk_1", "not a key id"),
             ("keybrake key show", "not provided: <ID>"),
+            ("keybrake revoke", "not provided"),
+            ("keybrake revoke --label a --all", "cannot be used with"),
+            ("keybrake drill --keys 0", "1..=1000"),
             ("keybrake nothing", "'nothing'"),
             ("keybrake audit list --since tomorrow", "write 15m"),
         ] {

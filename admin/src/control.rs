@@ -2,7 +2,7 @@
 
 use std::fmt;
 use std::io::{self, ErrorKind};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use keybrake_proto::control::{self, FRAME_HEADER_BYTES, FrameError, Reply, Request};
@@ -91,6 +91,11 @@ impl Control {
     /// The way through the socket file `socket`.
     pub(crate) fn new(socket: PathBuf) -> Control {
         Control { socket, slots: Semaphore::new(CALLS_MAX), timeout: CALL_TIMEOUT }
+    }
+
+    /// The directory that holds the socket: `data.dir`.
+    pub(crate) fn data_dir(&self) -> &Path {
+        self.socket.parent().unwrap_or(Path::new("."))
     }
 
     /// The same with another deadline.

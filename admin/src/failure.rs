@@ -8,6 +8,9 @@ const STATUS_OPERATION: u8 = 1;
 /// A wrong command line or configuration, or a process that cannot start with it.
 pub(crate) const STATUS_SETUP: u8 = 2;
 
+/// A revoke that is not acknowledged: closed or recorded, and to be repeated.
+pub(crate) const STATUS_PENDING: u8 = 3;
+
 /// One line that says what is wrong and what to do, and the exit status that goes with it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Failure {

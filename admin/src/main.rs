@@ -9,6 +9,7 @@ mod config;
 mod control;
 mod failure;
 mod history;
+mod revoke;
 mod supervisor;
 mod token;
 

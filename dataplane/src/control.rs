@@ -1,38 +1,43 @@
 //! The operator's way in: the control socket, and all keys as operators see them.
 //!
-//! One thread accepts, one short-lived thread serves each connection. They share the table of keys
-//! among themselves; shards know theirs by messages and never wait for anything here.
+//! One thread reads every frame and closes the accounts of a revoke at once ([`front`]); what takes longer is done by
+//! one short-lived thread a request. They share the table of keys among themselves; shards know theirs
+//! by messages and never wait for anything here.
 
+mod client;
+mod front;
 mod keys;
+mod revoke;
+mod spool;
 
 use std::fs::{self, Permissions};
-use std::io::{self, Write as _};
+use std::io;
+use std::os::fd::OwnedFd;
 use std::os::unix::fs::PermissionsExt as _;
-use std::os::unix::net::{UnixListener, UnixStream};
+use std::os::unix::net::UnixListener;
 use std::path::Path;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::thread;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, bounded};
-use keybrake_proto::control::{self, ClockState, Counter, FrameError, Refused, Reply, Request, Status};
-use keybrake_proto::key::KeyId;
+use keybrake_proto::control::{ClockState, Counter, Refused, Reply, Request, Status};
+use socket2::{Domain, SockAddr, Socket, Type};
 
 use crate::clock::Clock;
+use crate::in_flight::InForce;
+use crate::lease::Lease;
 use crate::mailbox::Mailbox;
 use crate::metrics::{self, Metrics};
 use crate::rt::Kernel;
 use crate::seal::KeyDigester;
 use crate::shard::{Ack, Message};
 use crate::storage::StorageHandle;
+pub(crate) use client::{Told, order};
+pub(crate) use front::start;
 pub(crate) use keys::Keys;
-
-/// Connections served at a time; the admin process needs one a request.
-const PEERS_MAX: usize = 64;
-
-/// How long a peer may be silent or not read.
-const PEER_TIMEOUT: Duration = Duration::from_secs(60);
+pub(crate) use revoke::Figures;
+pub(crate) use spool::carry_out;
 
 /// How long shards and disk may take before an answer says "not yet".
 const WAIT: Duration = Duration::from_secs(2);
@@ -44,12 +49,24 @@ pub(crate) struct Control {
     pub(crate) storage: StorageHandle,
     pub(crate) clock: Arc<Clock>,
     pub(crate) digester: KeyDigester,
+    pub(crate) lease: Lease,
     pub(crate) vendors: Vec<String>,
     pub(crate) proxy_listen: String,
     pub(crate) kernel: Kernel,
     pub(crate) started: Instant,
     pub(crate) draining: AtomicBool,
     pub(crate) keys: Keys,
+    pub(crate) figures: Figures,
+}
+
+/// What all shards said, as far as they did in time.
+struct Gathered {
+    at_vendor: u64,
+    cut: u64,
+    /// When the last of them said it.
+    last: Option<Instant>,
+    /// Those that said nothing.
+    late: Vec<usize>,
 }
 
 /// Binds the control socket, which only its owner may open.
@@ -59,61 +76,11 @@ pub(crate) fn bind(path: &Path) -> io::Result<UnixListener> {
         Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
         Ok(()) | Err(_) => {}
     }
-    let listener = UnixListener::bind(path)?;
+    let socket = Socket::new(Domain::UNIX, Type::STREAM, None)?;
+    socket.bind(&SockAddr::unix(path)?)?;
     fs::set_permissions(path, Permissions::from_mode(0o600))?;
-    Ok(listener)
-}
-
-/// Serves the socket until the process ends.
-pub(crate) fn start(listener: UnixListener, control: Arc<Control>) -> io::Result<()> {
-    let peers = Arc::new(AtomicUsize::new(0));
-    let accept = move || {
-        for mut peer in listener.incoming().flatten() {
-            if peers.load(Ordering::Relaxed) >= PEERS_MAX {
-                let busy = refused(503, "too_many_peers", None, "too many control connections; try again");
-                // Small enough for the socket's buffer, so it does not wait for a peer that does not read.
-                drop(control::encode(&busy).map(|frame| peer.write_all(&frame)));
-                continue;
-            }
-            peers.fetch_add(1, Ordering::Relaxed);
-            let (control, counted) = (Arc::clone(&control), Counted(Arc::clone(&peers)));
-            let serve = move || {
-                let _counted = counted;
-                if let Err(error) = control.serve(peer) {
-                    eprintln!("keybrake-dataplane: control: {error}");
-                }
-            };
-            // A thread that does not start drops the closure, and with it the peer and its count.
-            thread::Builder::new().name("control-peer".to_owned()).spawn(serve).ok();
-        }
-    };
-    thread::Builder::new().name("control".to_owned()).spawn(accept).map(drop)
-}
-
-/// Counts a peer down, however its thread ends.
-struct Counted(Arc<AtomicUsize>);
-
-impl Drop for Counted {
-    fn drop(&mut self) {
-        self.0.fetch_sub(1, Ordering::Relaxed);
-    }
-}
-
-/// Reads one frame's body; `None` at the end of the stream.
-pub(crate) fn read_frame(peer: &mut impl io::Read) -> io::Result<Option<Vec<u8>>> {
-    let mut header = [0; control::FRAME_HEADER_BYTES];
-    match peer.read_exact(&mut header) {
-        Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => return Ok(None),
-        other => other?,
-    }
-    let length = control::body_bytes(header).map_err(invalid)?;
-    let mut body = vec![0; length];
-    peer.read_exact(&mut body)?;
-    Ok(Some(body))
-}
-
-fn invalid(error: FrameError) -> io::Error {
-    io::Error::new(io::ErrorKind::InvalidData, error)
+    socket.listen(front::BACKLOG)?;
+    Ok(OwnedFd::from(socket).into())
 }
 
 /// A refusal in the words of an HTTP answer.
@@ -123,20 +90,6 @@ fn refused(status: u16, code: &str, field: Option<&str>, message: impl Into<Stri
 }
 
 impl Control {
-    fn serve(&self, mut peer: UnixStream) -> io::Result<()> {
-        peer.set_read_timeout(Some(PEER_TIMEOUT))?;
-        peer.set_write_timeout(Some(PEER_TIMEOUT))?;
-        while let Some(body) = read_frame(&mut peer)? {
-            let arrived = Instant::now();
-            let reply = match control::decode(&body) {
-                Ok(request) => self.answer(request, arrived),
-                Err(error) => refused(400, "malformed_frame", None, error.to_string()),
-            };
-            peer.write_all(&control::encode(&reply).map_err(invalid)?)?;
-        }
-        Ok(())
-    }
-
     fn answer(&self, request: Request, arrived: Instant) -> Reply {
         match request {
             Request::Status => Reply::Status(Box::new(self.status())),
@@ -146,7 +99,7 @@ impl Control {
             Request::SelfKey { vault_key } => {
                 self.keys.show_self(&self.clock, &self.digester.digest(vault_key.as_bytes()))
             }
-            Request::RevokeKey(id) => self.revoke(id, arrived),
+            Request::Revoke(order) => self.revoke(&order, arrived),
             Request::Clock => Reply::Clock(self.clock.view()),
             Request::ConfirmClock => self.confirm_clock(),
         }
@@ -223,42 +176,33 @@ impl Control {
             number("damaged_total", "counter", "Records that could not be read: a bug.", storage.damaged),
             number("healthy", "gauge", "1 while the last write succeeded.", u64::from(storage.healthy)),
         ]);
+        counters.extend(self.figures.counters());
         counters
     }
 
-    /// Posts a message to every shard at once; the receiver gets one number from each.
-    fn post_all(&self, message: impl Fn(Ack) -> Message) -> Receiver<u64> {
-        let (sender, acks) = bounded(self.shards.len());
-        for shard in &self.shards {
-            shard.post(message(Ack(sender.clone())));
+    /// Posts a message to every shard at once; the receiver gets each one's answer.
+    fn post_all(&self, message: impl Fn(Ack) -> Message) -> Receiver<(usize, InForce)> {
+        let (to, acks) = bounded(self.shards.len());
+        for (number, shard) in self.shards.iter().enumerate() {
+            shard.post(message(Ack { shard: number, to: to.clone() }));
         }
         acks
     }
 
-    /// Waits for one number from every shard: their sum, or `None` when one is late.
-    fn wait_all(&self, acks: &Receiver<u64>, until: Instant) -> Option<u64> {
-        let mut sum = 0u64;
-        for _ in &self.shards {
-            sum = sum.saturating_add(acks.recv_deadline(until).ok()?);
+    /// Waits until every shard has answered, or until `until`.
+    fn gather(&self, acks: &Receiver<(usize, InForce)>, until: Instant) -> Gathered {
+        let late = (0..self.shards.len()).collect();
+        let mut gathered = Gathered { at_vendor: 0, cut: 0, last: None, late };
+        while !gathered.late.is_empty() {
+            let Ok((shard, in_force)) = acks.recv_deadline(until) else { break };
+            gathered.late.retain(|late| *late != shard);
+            gathered.at_vendor = gathered.at_vendor.saturating_add(in_force.at_vendor);
+            gathered.cut = gathered.cut.saturating_add(in_force.cut);
+            gathered.last = gathered.last.max(Some(in_force.at));
         }
-        Some(sum)
+        gathered
     }
 }
 
-/// Asks a running dataplane to revoke a key: the way that needs no admin process.
-pub(crate) fn ask_to_revoke(socket: &Path, id: KeyId) -> Result<control::Revoked, String> {
-    let unreachable = |error: io::Error| format!("no dataplane answers at {}: {error}", socket.display());
-    let mut peer = UnixStream::connect(socket).map_err(unreachable)?;
-    peer.set_read_timeout(Some(PEER_TIMEOUT)).map_err(unreachable)?;
-    let frame = control::encode(&Request::RevokeKey(id)).map_err(|error| error.to_string())?;
-    peer.write_all(&frame).map_err(unreachable)?;
-    let body =
-        read_frame(&mut peer).map_err(unreachable)?.ok_or("the dataplane closed the control socket")?;
-    match control::decode(&body).map_err(|error| error.to_string())? {
-        Reply::Revoked(revoked) => Ok(revoked),
-        Reply::Refused(refused) => Err(refused.message),
-        Reply::Status(_) | Reply::Issued { .. } | Reply::Keys { .. } | Reply::Key(_) | Reply::Clock(_) => {
-            Err("the dataplane gave another answer; are both of one version?".to_owned())
-        }
-    }
-}
+#[cfg(test)]
+mod tests;

@@ -27,17 +27,30 @@ pub(crate) struct Deadlines {
     now: Cell<u64>,
     slots: RefCell<Vec<Option<Slot>>>,
     free: RefCell<Vec<usize>>,
+    /// Slots given out so far.
+    given: Cell<u64>,
     cut: Cell<bool>,
 }
 
 #[derive(Clone, Copy)]
 struct Slot {
+    /// Which of the slots ever given out it is.
+    serial: u64,
     fd: RawFd,
     at: u64,
     /// What ends when the time is over. Only reads, where an answer is still to be written.
     ends: Direction,
     idle: bool,
     expired: bool,
+    /// It was shut down by a revoke.
+    revoked: bool,
+}
+
+/// Names a connection for [`Deadlines::revoke`]; one that has ended meanwhile is none.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct SlotId {
+    index: usize,
+    serial: u64,
 }
 
 /// One connection's slot; it must be dropped before the connection.
@@ -53,7 +66,10 @@ impl Deadlines {
         if cut {
             rt::shutdown(fd, Direction::Both);
         }
-        let slot = Some(Slot { fd, at: NEVER, ends: Direction::Both, idle: false, expired: cut });
+        let serial = self.given.get();
+        self.given.set(serial.wrapping_add(1));
+        let ends = Direction::Both;
+        let slot = Some(Slot { serial, fd, at: NEVER, ends, idle: false, expired: cut, revoked: false });
         let mut slots = self.slots.borrow_mut();
         let index = self.free.borrow_mut().pop().unwrap_or(slots.len());
         match slots.get_mut(index) {
@@ -82,6 +98,18 @@ impl Deadlines {
             slot.expired = true;
             rt::shutdown(slot.fd, Direction::Both);
         }
+    }
+
+    /// Shuts one connection down because of a revoke. `true`, unless it had ended or was shut down before.
+    pub(crate) fn revoke(&self, id: SlotId) -> bool {
+        let mut slots = self.slots.borrow_mut();
+        let Some(Some(slot)) = slots.get_mut(id.index) else { return false };
+        if slot.serial != id.serial || slot.expired {
+            return false;
+        }
+        (slot.expired, slot.revoked) = (true, true);
+        rt::shutdown(slot.fd, Direction::Both);
+        true
     }
 
     /// Whether every connection was cut.
@@ -124,7 +152,9 @@ impl Deadline {
         let ticks = seconds.saturating_mul(TICKS_PER_SECOND).saturating_add(1);
         self.change(|slot, now| {
             let at = now.saturating_add(ticks);
-            *slot = Slot { fd: slot.fd, at, ends, idle, expired: false };
+            // A connection that a revoke has shut down stays so.
+            let (expired, revoked) = (slot.revoked, slot.revoked);
+            *slot = Slot { at, ends, idle, expired, revoked, ..*slot };
         });
     }
 
@@ -132,6 +162,20 @@ impl Deadline {
     pub(crate) fn has_expired(&self) -> bool {
         let slots = self.deadlines.slots.borrow();
         slots.get(self.index).is_some_and(|slot| slot.is_some_and(|slot| slot.expired))
+    }
+
+    /// Whether a revoke has shut the connection down.
+    pub(crate) fn was_revoked(&self) -> bool {
+        let slots = self.deadlines.slots.borrow();
+        slots.get(self.index).is_some_and(|slot| slot.is_some_and(|slot| slot.revoked))
+    }
+
+    /// The connection's name while it lives.
+    pub(crate) fn id(&self) -> SlotId {
+        let slots = self.deadlines.slots.borrow();
+        let serial = slots.get(self.index).and_then(|slot| slot.map(|slot| slot.serial));
+        // This slot is taken as long as this lives.
+        SlotId { index: self.index, serial: serial.unwrap_or(u64::MAX) }
     }
 
     fn change(&self, change: impl FnOnce(&mut Slot, u64)) {
@@ -173,6 +217,25 @@ mod tests {
         deadlines.tick();
         assert!(deadline.has_expired());
         assert_eq!(ours.read(&mut [0]).unwrap(), 0);
+    }
+
+    #[test]
+    fn a_revoke_shuts_down_the_connection_it_names_and_no_later_one() {
+        let deadlines = Rc::new(Deadlines::default());
+        let (mut ours, _theirs) = UnixStream::pair().unwrap();
+        let deadline = deadlines.slot(ours.as_raw_fd());
+        let id = deadline.id();
+        assert!(deadlines.revoke(id) && deadline.was_revoked() && deadline.has_expired());
+        assert_eq!(ours.read(&mut [0]).unwrap(), 0);
+        deadline.set(1);
+        assert!(deadline.has_expired(), "no later deadline opens it again");
+        assert!(!deadlines.revoke(id), "it counts once");
+        drop(deadline);
+        let (mut later, _theirs) = UnixStream::pair().unwrap();
+        later.set_nonblocking(true).unwrap();
+        let deadline = deadlines.slot(later.as_raw_fd());
+        assert!(!deadlines.revoke(id) && !deadline.was_revoked());
+        assert!(later.read(&mut [0]).is_err(), "nothing to read, and no end");
     }
 
     #[test]

@@ -84,8 +84,8 @@ async fn run(shard: &Rc<Shard>, agent: &mut Downstream) -> After {
         let ending = Ending::allowed(Outcome::Failed, hold.release(shard.today()), reason.status());
         return deny(shard, agent, &trace, &reason, ending).await;
     }
-    trace.sent();
-    match admission::forward(shard, agent, &target, &admitted).await {
+    let now = trace.sent();
+    match admission::forward(shard, agent, &target, &admitted, now).await {
         Ok(reply) => deliver(shard, agent, &target, trace, admitted, reply).await,
         Err(fault) => lose(shard, agent, &mut trace, admitted, &fault).await,
     }
@@ -209,7 +209,8 @@ async fn lose(
     drop(ticket);
     let reason = match fault {
         Fault::Unreachable(_) => Deny::VendorUnreachable,
-        Fault::Closed => Deny::Unauthorized,
+        Fault::Closed | Fault::Revoked => Deny::Unauthorized,
+        Fault::Blind => Deny::ControlUnavailable,
         Fault::TimedOut => Deny::VendorTimeout,
         Fault::Dropped | Fault::Broken => Deny::VendorBroken,
     };
@@ -221,7 +222,7 @@ async fn lose(
     let ending = if !fault.before_send() {
         // The vendor may have acted on it, so the agent has spent it.
         Ending::allowed(Outcome::Unknown, hold.doubt(today), reason.status())
-    } else if matches!(fault, Fault::Closed) {
+    } else if matches!(fault, Fault::Closed | Fault::Blind) {
         Ending::denied(Some(hold.release(today)))
     } else {
         Ending::allowed(Outcome::Failed, hold.release(today), reason.status())

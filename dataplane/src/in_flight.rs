@@ -1,12 +1,22 @@
 //! The exchanges of a shard, by how far they are: what a revoke's acknowledgement waits for.
 //!
 //! An exchange that has looked for the last time may have its first byte in the kernel or in the
-//! ring; a shard acknowledges a revoke only when none of the key is there (rule Q20).
+//! ring; a shard acknowledges a revoke only when none of its keys is there (rule Q20). One whose vendor
+//! does not take what is sent would hold the acknowledgement back for as long as the vendor likes, so after
+//! [`STUCK_TICKS`] its connection is shut down: the send ends by itself, and the outcome is not known.
 
 use std::cell::RefCell;
+use std::collections::HashSet;
 use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Instant;
 
 use keybrake_proto::key::KeyId;
+
+use crate::deadline::{Deadlines, SlotId};
+
+/// Ticks that a send under a revoked key may take: the first may come at once, so between 100 and 200 ms.
+const STUCK_TICKS: u32 = 2;
 
 /// How far an exchange is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -23,20 +33,49 @@ enum Phase {
 struct Flight {
     key: KeyId,
     phase: Phase,
+    /// Its connection to the vendor, once it has looked.
+    connection: Option<SlotId>,
+}
+
+/// The keys of a revoke.
+pub(crate) type KeySet = Arc<HashSet<KeyId>>;
+
+/// What becomes of the exchanges that are at a vendor.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum AtVendor {
+    /// They finish.
+    Finish,
+    /// Their connections are shut down.
+    Cut,
+}
+
+/// What a shard says of a revoke.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct InForce {
+    /// Exchanges that were at the vendor when it acknowledged, cut ones too.
+    pub(crate) at_vendor: u64,
+    /// Exchanges whose connection was shut down.
+    pub(crate) cut: u64,
+    /// When it acknowledged.
+    pub(crate) at: Instant,
 }
 
 /// A shard's exchanges.
-#[derive(Default)]
 pub(crate) struct InFlight {
+    deadlines: Rc<Deadlines>,
     flights: RefCell<Vec<Option<Flight>>>,
     free: RefCell<Vec<usize>>,
     waiting: RefCell<Vec<Waiting>>,
 }
 
-/// A revoke that waits; called with the number of exchanges at the vendor.
+/// A revoke that waits.
 struct Waiting {
-    key: KeyId,
-    acknowledge: Box<dyn FnOnce(u64)>,
+    keys: KeySet,
+    /// Its exchanges that have looked and not sent. No further one looks: the accounts are closed.
+    sending: u64,
+    cut: u64,
+    ticks: u32,
+    acknowledge: Box<dyn FnOnce(InForce)>,
 }
 
 /// One exchange; it leaves the list when this is dropped.
@@ -46,9 +85,19 @@ pub(crate) struct Ticket {
 }
 
 impl InFlight {
+    /// Nobody in flight; connections are shut down through `deadlines`.
+    pub(crate) fn new(deadlines: Rc<Deadlines>) -> InFlight {
+        InFlight {
+            deadlines,
+            flights: RefCell::default(),
+            free: RefCell::default(),
+            waiting: RefCell::default(),
+        }
+    }
+
     /// Adds an exchange that has a hold.
     pub(crate) fn board(self: &Rc<InFlight>, key: KeyId) -> Ticket {
-        let flight = Some(Flight { key, phase: Phase::Admitted });
+        let flight = Some(Flight { key, phase: Phase::Admitted, connection: None });
         let mut flights = self.flights.borrow_mut();
         let index = self.free.borrow_mut().pop().unwrap_or(flights.len());
         match flights.get_mut(index) {
@@ -58,53 +107,98 @@ impl InFlight {
         Ticket { in_flight: Rc::clone(self), index }
     }
 
-    /// Calls `acknowledge` as soon as no exchange of `key` has looked and not finished sending; at
-    /// once, where none has.
-    pub(crate) fn acknowledge(&self, key: KeyId, acknowledge: impl FnOnce(u64) + 'static) {
-        self.waiting.borrow_mut().push(Waiting { key, acknowledge: Box::new(acknowledge) });
+    /// Calls `acknowledge` as soon as no exchange of `keys`, whose accounts are closed, has looked and not
+    /// finished sending; at once, where none has.
+    pub(crate) fn acknowledge(
+        &self,
+        keys: KeySet,
+        at_vendor: AtVendor,
+        acknowledge: impl FnOnce(InForce) + 'static,
+    ) {
+        let cut = match at_vendor {
+            AtVendor::Finish => 0,
+            AtVendor::Cut => self.shut_down(&keys, |phase| phase != Phase::Admitted),
+        };
+        let sending = self.count(&keys, Phase::Looked);
+        let acknowledge = Box::new(acknowledge);
+        self.waiting.borrow_mut().push(Waiting { keys, sending, cut, ticks: 0, acknowledge });
         self.settle_waiting();
     }
 
-    fn settle_waiting(&self) {
-        let is_ready = |one: &mut Waiting| self.count(one.key, Phase::Looked) == 0;
-        // Collected first: what is called may come back here.
-        let ready: Vec<Waiting> = self.waiting.borrow_mut().extract_if(.., is_ready).collect();
-        for one in ready {
-            (one.acknowledge)(self.count(one.key, Phase::AtVendor));
+    /// Shuts down what is stuck in its send and holds a revoke back; called every tick.
+    pub(crate) fn tick(&self) {
+        for one in self.waiting.borrow_mut().iter_mut() {
+            one.ticks = one.ticks.saturating_add(1);
+            if one.ticks >= STUCK_TICKS {
+                let cut = self.shut_down(&one.keys, |phase| phase == Phase::Looked);
+                one.cut = one.cut.saturating_add(cut);
+            }
         }
     }
 
-    fn count(&self, key: KeyId, phase: Phase) -> u64 {
+    /// Shuts down the connections of the exchanges of `keys` in some phases; answers how many.
+    fn shut_down(&self, keys: &KeySet, phases: impl Fn(Phase) -> bool) -> u64 {
         let flights = self.flights.borrow();
-        let counted = flights.iter().flatten().filter(|flight| flight.key == key && flight.phase == phase);
-        u64::try_from(counted.count()).unwrap_or(u64::MAX)
+        let chosen =
+            flights.iter().flatten().filter(|flight| phases(flight.phase) && keys.contains(&flight.key));
+        let connections = chosen.filter_map(|flight| flight.connection);
+        let cut = connections.filter(|connection| self.deadlines.revoke(*connection)).count();
+        u64::try_from(cut).unwrap_or(u64::MAX)
     }
 
-    fn change(&self, index: usize, flight: impl FnOnce(&mut Option<Flight>)) {
-        if let Some(slot) = self.flights.borrow_mut().get_mut(index) {
-            flight(slot);
+    fn settle_waiting(&self) {
+        // Collected first: what is called may come back here.
+        let ready: Vec<Waiting> = self.waiting.borrow_mut().extract_if(.., |one| one.sending == 0).collect();
+        for one in ready {
+            let at_vendor = self.count(&one.keys, Phase::AtVendor);
+            (one.acknowledge)(InForce { at_vendor, cut: one.cut, at: Instant::now() });
         }
-        if !self.waiting.borrow().is_empty() {
-            self.settle_waiting();
+    }
+
+    fn count(&self, keys: &KeySet, phase: Phase) -> u64 {
+        let flights = self.flights.borrow();
+        let of_phase = flights.iter().flatten().filter(|flight| flight.phase == phase);
+        u64::try_from(of_phase.filter(|flight| keys.contains(&flight.key)).count()).unwrap_or(u64::MAX)
+    }
+
+    fn change(&self, index: usize, change: impl FnOnce(&mut Option<Flight>)) {
+        let before = match self.flights.borrow_mut().get_mut(index) {
+            Some(slot) => {
+                let before = *slot;
+                change(slot);
+                before
+            }
+            None => None,
+        };
+        let sent = before.filter(|flight| flight.phase == Phase::Looked);
+        let Some(sent) = sent else { return };
+        let mut waiting = self.waiting.borrow_mut();
+        if waiting.is_empty() {
+            return;
         }
+        for one in waiting.iter_mut().filter(|one| one.keys.contains(&sent.key)) {
+            one.sending = one.sending.saturating_sub(1);
+        }
+        drop(waiting);
+        self.settle_waiting();
     }
 }
 
 impl Ticket {
-    /// The last look was taken, and it said yes.
-    pub(crate) fn looked(&self) {
-        self.enter(Phase::Looked);
+    /// The last look was taken, and it said yes: it is sent on `connection`.
+    pub(crate) fn looked(&self, connection: SlotId) {
+        self.in_flight.change(self.index, |slot| {
+            if let Some(flight) = slot {
+                (flight.phase, flight.connection) = (Phase::Looked, Some(connection));
+            }
+        });
     }
 
     /// The send is complete.
     pub(crate) fn sent(&self) {
-        self.enter(Phase::AtVendor);
-    }
-
-    fn enter(&self, phase: Phase) {
         self.in_flight.change(self.index, |slot| {
             if let Some(flight) = slot {
-                flight.phase = phase;
+                flight.phase = Phase::AtVendor;
             }
         });
     }
@@ -120,55 +214,115 @@ impl Drop for Ticket {
 #[cfg(test)]
 mod tests {
     use std::cell::Cell;
+    use std::io::Read as _;
+    use std::os::fd::AsRawFd as _;
+    use std::os::unix::net::UnixStream;
 
     use super::*;
+    use crate::deadline::Deadline;
+
+    const OURS: &[u8; 16] = b"aaaaaaaaaaaaaaaa";
+    const OTHER: &[u8; 16] = b"bbbbbbbbbbbbbbbb";
 
     fn key(name: &[u8; 16]) -> KeyId {
         KeyId::from_bytes(name).unwrap()
     }
 
-    /// What a revoke of `of` was told, once it was.
-    fn ask(in_flight: &InFlight, of: KeyId) -> Rc<Cell<Option<u64>>> {
+    fn in_flight() -> Rc<InFlight> {
+        Rc::new(InFlight::new(Rc::default()))
+    }
+
+    /// What a revoke of `of` was told, once it was: at the vendor, and cut.
+    fn ask(in_flight: &InFlight, of: &[u8; 16], at_vendor: AtVendor) -> Rc<Cell<Option<(u64, u64)>>> {
         let told = Rc::new(Cell::new(None));
         let tell = Rc::clone(&told);
-        in_flight.acknowledge(of, move |at_vendor| tell.set(Some(at_vendor)));
+        in_flight.acknowledge(Arc::new([key(of)].into()), at_vendor, move |in_force| {
+            tell.set(Some((in_force.at_vendor, in_force.cut)));
+        });
         told
     }
 
+    /// A connection to a vendor: its deadline, our end and the vendor's.
+    fn connect(in_flight: &InFlight) -> (Deadline, UnixStream, UnixStream) {
+        let (ours, theirs) = UnixStream::pair().unwrap();
+        theirs.set_nonblocking(true).unwrap();
+        (in_flight.deadlines.slot(ours.as_raw_fd()), ours, theirs)
+    }
+
+    fn is_open(mut theirs: &UnixStream) -> bool {
+        theirs.read(&mut [0]).is_err()
+    }
+
     #[test]
-    fn a_revoke_waits_for_exchanges_that_have_looked_and_for_no_others() {
-        let in_flight = Rc::new(InFlight::default());
-        let (ours, other) = (key(b"aaaaaaaaaaaaaaaa"), key(b"bbbbbbbbbbbbbbbb"));
-        let admitted = in_flight.board(ours);
-        let sending = in_flight.board(ours);
-        sending.looked();
-        let elsewhere = in_flight.board(other);
-        elsewhere.looked();
-        let told = ask(&in_flight, ours);
+    fn q20_a_revoke_waits_for_exchanges_that_have_looked_and_for_no_others() {
+        let in_flight = in_flight();
+        let connections = [connect(&in_flight), connect(&in_flight)];
+        let admitted = in_flight.board(key(OURS));
+        let sending = in_flight.board(key(OURS));
+        sending.looked(connections[0].0.id());
+        let elsewhere = in_flight.board(key(OTHER));
+        elsewhere.looked(connections[1].0.id());
+        let told = ask(&in_flight, OURS, AtVendor::Finish);
         assert_eq!(told.get(), None);
         drop(admitted);
         assert_eq!(told.get(), None);
         sending.sent();
-        assert_eq!(told.get(), Some(1));
+        assert_eq!(told.get(), Some((1, 0)));
+        assert!(is_open(&connections[0].2) && is_open(&connections[1].2));
         drop(elsewhere);
     }
 
     #[test]
-    fn a_revoke_with_nothing_looked_is_told_at_once() {
-        let in_flight = Rc::new(InFlight::default());
-        let ours = key(b"aaaaaaaaaaaaaaaa");
-        let _admitted = in_flight.board(ours);
-        assert_eq!(ask(&in_flight, ours).get(), Some(0));
+    fn q20_a_revoke_with_nothing_looked_is_told_at_once() {
+        let in_flight = in_flight();
+        let _admitted = in_flight.board(key(OURS));
+        assert_eq!(ask(&in_flight, OURS, AtVendor::Finish).get(), Some((0, 0)));
     }
 
     #[test]
-    fn an_exchange_that_fails_while_it_sends_lets_the_revoke_go_on() {
-        let in_flight = Rc::new(InFlight::default());
-        let ours = key(b"aaaaaaaaaaaaaaaa");
-        let sending = in_flight.board(ours);
-        sending.looked();
-        let told = ask(&in_flight, ours);
+    fn q20_an_exchange_that_fails_while_it_sends_lets_the_revoke_go_on() {
+        let in_flight = in_flight();
+        let connection = connect(&in_flight);
+        let sending = in_flight.board(key(OURS));
+        sending.looked(connection.0.id());
+        let told = ask(&in_flight, OURS, AtVendor::Finish);
         drop(sending);
-        assert_eq!(told.get(), Some(0));
+        assert_eq!(told.get(), Some((0, 0)));
+    }
+
+    #[test]
+    fn q20_a_send_that_does_not_end_is_shut_down_and_others_are_not() {
+        let in_flight = in_flight();
+        let connections = [connect(&in_flight), connect(&in_flight), connect(&in_flight)];
+        let (stuck, at_vendor) = (in_flight.board(key(OURS)), in_flight.board(key(OURS)));
+        let elsewhere = in_flight.board(key(OTHER));
+        for (ticket, (deadline, ..)) in [&stuck, &at_vendor, &elsewhere].into_iter().zip(&connections) {
+            ticket.looked(deadline.id());
+        }
+        at_vendor.sent();
+        let told = ask(&in_flight, OURS, AtVendor::Finish);
+        in_flight.tick();
+        assert!(is_open(&connections[0].2), "a send may take a moment");
+        in_flight.tick();
+        assert!(!is_open(&connections[0].2) && connections[0].0.was_revoked());
+        assert!(is_open(&connections[1].2) && is_open(&connections[2].2));
+        assert_eq!(told.get(), None, "the send has not ended yet");
+        stuck.sent();
+        assert_eq!(told.get(), Some((2, 1)));
+    }
+
+    #[test]
+    fn a_revoke_that_cuts_shuts_down_what_is_at_the_vendor_and_answers() {
+        let in_flight = in_flight();
+        let connections = [connect(&in_flight), connect(&in_flight)];
+        let (ours, elsewhere) = (in_flight.board(key(OURS)), in_flight.board(key(OTHER)));
+        ours.looked(connections[0].0.id());
+        elsewhere.looked(connections[1].0.id());
+        ours.sent();
+        elsewhere.sent();
+        let told = ask(&in_flight, OURS, AtVendor::Cut);
+        assert_eq!(told.get(), Some((1, 1)));
+        assert!(!is_open(&connections[0].2) && is_open(&connections[1].2));
+        assert_eq!(ask(&in_flight, OURS, AtVendor::Cut).get(), Some((1, 0)), "it was cut already");
     }
 }

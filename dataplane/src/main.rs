@@ -23,6 +23,7 @@ mod exchange;
 mod hold;
 mod in_flight;
 mod journal;
+mod lease;
 mod listener;
 mod mailbox;
 mod marks;
@@ -44,16 +45,23 @@ mod transport;
 mod upstream;
 mod worker;
 
+use std::io::IsTerminal as _;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use check::Confirmed;
-use clap::{Parser, Subcommand, ValueEnum};
+use clap::{Args, Parser, Subcommand, ValueEnum};
 use keybrake_proto::config::{Config, Driver};
+use keybrake_proto::control::{RevokeSpec, Revoked};
 use keybrake_proto::key::KeyId;
+
+use crate::control::Told;
 
 /// A configuration or a machine that keybrake cannot start on.
 const EXIT_CANNOT_START: u8 = 2;
+
+/// A revoke that is not acknowledged: closed or recorded, and to be repeated.
+const EXIT_PENDING: u8 = 3;
 
 /// The proxy between AI agents and the APIs that move money.
 #[derive(Parser)]
@@ -75,11 +83,15 @@ struct Arguments {
 
 #[derive(Subcommand)]
 enum Command {
-    /// Revoke a key over the control socket: works without the admin process.
-    Revoke {
-        /// The key's id, such as vk_0123456789abcdef.
-        id: KeyId,
-    },
+    /// Revoke keys over the control socket: works without the admin process, and is recorded for the next start
+    /// where no dataplane runs.
+    #[command(
+        after_help = "Examples:\n  keybrake-dataplane revoke vk_0123456789abcdef\n  keybrake-dataplane revoke --label \
+                      billing\n  keybrake-dataplane revoke --all --yes --cut\n\nExit status: 0 revoked, acknowledged by \
+                      every worker and on disk; 1 failed; 2 wrong command line; 3 pending: closed or recorded, and \
+                      not acknowledged."
+    )]
+    Revoke(RevokeArguments),
     /// Verify the data directory as a start would, and print the books; changes nothing.
     #[command(
         after_help = "Checks the store, the journals and the anchor. Run it while the dataplane is stopped, or on a \
@@ -97,6 +109,42 @@ enum Command {
         #[arg(long)]
         yes: bool,
     },
+}
+
+/// Which keys; exactly one way to say so.
+#[derive(Args)]
+#[group(required = true, multiple = false)]
+struct Which {
+    /// Keys by id, such as vk_0123456789abcdef.
+    ids: Vec<KeyId>,
+    /// All keys with this label.
+    #[arg(long)]
+    label: Option<String>,
+    /// All keys made for this run.
+    #[arg(long)]
+    run: Option<String>,
+    /// A key and all its descendants.
+    #[arg(long, value_name = "ID")]
+    subtree: Option<KeyId>,
+    /// All keys for a vendor.
+    #[arg(long)]
+    vendor: Option<String>,
+    /// Every key; asks first on a terminal.
+    #[arg(long)]
+    all: bool,
+}
+
+/// A revoke.
+#[derive(Args)]
+struct RevokeArguments {
+    #[command(flatten)]
+    which: Which,
+    /// Do not ask before `--all`.
+    #[arg(long)]
+    yes: bool,
+    /// Also cut the calls that are at a vendor: what came of them is then not known.
+    #[arg(long)]
+    cut: bool,
 }
 
 #[derive(Clone, Copy, ValueEnum)]
@@ -120,7 +168,7 @@ fn main() -> ExitCode {
         Err(problem) => return fail(&problem, EXIT_CANNOT_START),
     };
     match arguments.command {
-        Some(Command::Revoke { id }) => revoke(&config, id),
+        Some(Command::Revoke(arguments)) => revoke(&config, arguments),
         Some(Command::Check) => offline(check::check(&config)),
         Some(Command::Accept { yes }) => {
             let confirmed = if yes { Confirmed::Yes } else { Confirmed::No };
@@ -152,25 +200,78 @@ fn read_config(path: &Path) -> Result<Config, String> {
     Config::parse(&text, environment).map_err(|error| format!("config {}: {error}", path.display()))
 }
 
-fn revoke(config: &Config, id: KeyId) -> ExitCode {
-    match control::ask_to_revoke(&config.data.control_socket(), id) {
-        Ok(revoked) if revoked.acknowledged && revoked.durable => {
-            println!(
-                "revoked {id}: closed in {} us, acknowledged by every worker in {} us, {} at the vendor",
-                revoked.closed_us, revoked.acknowledged_us, revoked.at_vendor
-            );
-            ExitCode::SUCCESS
+fn revoke(config: &Config, arguments: RevokeArguments) -> ExitCode {
+    let RevokeArguments { which, yes, cut } = arguments;
+    if which.all && !yes && !is_confirmed() {
+        return fail(
+            "nothing was revoked; to revoke every key without being asked give --yes",
+            EXIT_CANNOT_START,
+        );
+    }
+    let Which { ids, label, run, subtree, vendor, all } = which;
+    let ids = (!ids.is_empty()).then_some(ids);
+    let spec =
+        RevokeSpec { ids, label, agent_run_label: run, subtree, vendor, all: all.then_some(true), cut };
+    let order = match spec.order() {
+        Ok(order) => order,
+        Err(wrong) => {
+            let field = wrong.field.map_or(String::new(), |field| format!("{field}: "));
+            return fail(&format!("{field}{}", wrong.problem), EXIT_CANNOT_START);
         }
-        Ok(revoked) => {
-            let late = if revoked.durable { "a worker did not answer" } else { "the disk did not answer" };
-            fail(&format!("{id} is closed, but {late} in time; revoke again to be sure"), 1)
-        }
+    };
+    match control::order(&config.data, &order) {
+        Ok(Told::Answered(revoked)) => report(&revoked),
+        Ok(Told::Recorded) => fail(
+            "pending: the dataplane is down; the order is recorded, and the dataplane carries it out before it listens",
+            EXIT_PENDING,
+        ),
+        Ok(Told::Silent) => fail(
+            "pending: the dataplane does not answer; the order is in its socket and comes before any later request, \
+             unless the process is killed: revoke again until it is acknowledged",
+            EXIT_PENDING,
+        ),
         Err(problem) => fail(&problem, 1),
     }
 }
 
 fn offline(result: anyhow::Result<ExitCode>) -> ExitCode {
     result.unwrap_or_else(|error| fail(&format!("{error:#}"), EXIT_CANNOT_START))
+}
+
+/// Asks on a terminal; where there is none nobody has confirmed.
+fn is_confirmed() -> bool {
+    if !std::io::stdin().is_terminal() {
+        return false;
+    }
+    eprint!("Revoke every key, for good? Type yes: ");
+    let mut line = String::new();
+    std::io::stdin().read_line(&mut line).is_ok() && line.trim() == "yes"
+}
+
+fn report(revoked: &Revoked) -> ExitCode {
+    let before = match revoked.already_revoked {
+        0 => String::new(),
+        keys => format!(" ({keys} more had been before)"),
+    };
+    let keys = format!("{} keys{before}", revoked.revoked);
+    for id in &revoked.unknown_ids {
+        eprintln!("keybrake-dataplane: {id}: no key has this id");
+    }
+    if !revoked.acknowledged || !revoked.durable {
+        let workers = revoked.late_workers.iter().map(|worker| format!("worker {worker}"));
+        let late: Vec<String> = workers.chain((!revoked.durable).then(|| "the disk".to_owned())).collect();
+        let late = late.join(", ");
+        let problem = format!(
+            "pending: {keys} closed in {} us; no answer from {late}: revoke again",
+            revoked.closed_us
+        );
+        return fail(&problem, EXIT_PENDING);
+    }
+    println!(
+        "revoked {keys}: closed in {} us, acknowledged by every worker in {} us, {} calls at the vendor, {} cut",
+        revoked.closed_us, revoked.acknowledged_us, revoked.at_vendor, revoked.cut
+    );
+    if revoked.unknown_ids.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
 
 fn fail(problem: &str, code: u8) -> ExitCode {

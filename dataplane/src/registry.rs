@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::hash::{BuildHasherDefault, Hasher};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use keybrake_proto::catalog::price::Bound;
 use keybrake_proto::key::{KeyDigest, KeyId};
@@ -25,6 +25,9 @@ pub(crate) struct KeyRecord {
     pub(crate) agent_run_label: Option<String>,
     pub(crate) metadata: BTreeMap<String, String>,
     pub(crate) created_at: UnixMicros,
+    /// The key it was derived from.
+    #[serde(default)]
+    pub(crate) parent: Option<KeyId>,
     pub(crate) revoked_at: Option<UnixMicros>,
 }
 
@@ -38,6 +41,8 @@ pub(crate) struct KeyEntry {
     revoked_at: AtomicU64,
     /// What it has in doubt, in micro-USD; part of what is held.
     in_doubt: AtomicU64,
+    /// Whether that is on disk.
+    revoke_is_durable: AtomicBool,
 }
 
 impl KeyEntry {
@@ -45,20 +50,32 @@ impl KeyEntry {
     pub(crate) fn new(record: KeyRecord, opening: Opening, in_doubt: Micros) -> KeyEntry {
         let account = Account::new(record.id, opening, record.policy.limits(), None);
         let revoked_at = AtomicU64::new(record.revoked_at.map_or(0, |at| at.0));
-        let entry = KeyEntry { record, account, revoked_at, in_doubt: AtomicU64::new(in_doubt.as_u64()) };
+        let revoke_is_durable = AtomicBool::new(record.revoked_at.is_some());
+        let in_doubt = AtomicU64::new(in_doubt.as_u64());
+        let entry = KeyEntry { record, account, revoked_at, in_doubt, revoke_is_durable };
         if entry.revoked_at().is_some() {
             entry.account.close();
         }
         entry
     }
 
-    /// Closes the account; answers when the key was first revoked.
-    pub(crate) fn revoke(&self, now: UnixMicros) -> UnixMicros {
+    /// Closes the account; an error is when it had been revoked before.
+    pub(crate) fn revoke(&self, now: UnixMicros) -> Result<UnixMicros, UnixMicros> {
         self.account.close();
-        match self.revoked_at.compare_exchange(0, now.0, Ordering::AcqRel, Ordering::Acquire) {
-            Ok(_) => now,
-            Err(before) => UnixMicros(before),
-        }
+        let first = self.revoked_at.compare_exchange(0, now.0, Ordering::AcqRel, Ordering::Acquire);
+        first.map(|_| now).map_err(UnixMicros)
+    }
+
+    /// Its revoke is on disk.
+    pub(crate) fn revoke_was_stored(&self) {
+        self.revoke_is_durable.store(true, Ordering::Release);
+    }
+
+    /// The record of its revoke, where that is not known to be on disk.
+    pub(crate) fn undurable_revoke(&self) -> Option<KeyRecord> {
+        let revoked_at = self.revoked_at()?;
+        let is_durable = self.revoke_is_durable.load(Ordering::Acquire);
+        (!is_durable).then(|| KeyRecord { revoked_at: Some(revoked_at), ..self.record.clone() })
     }
 
     /// When it was revoked.

@@ -2,7 +2,7 @@
 
 use std::io;
 use std::net::{SocketAddr, TcpListener};
-use std::os::unix::net::UnixStream;
+use std::os::unix::net::{UnixListener, UnixStream};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
@@ -11,22 +11,24 @@ use anyhow::{Context as _, anyhow};
 use crossbeam_channel::{Receiver, Sender, bounded, select};
 use keybrake_proto::config::{Config, Money};
 use ring::rand::{SecureRandom as _, SystemRandom};
-use signal_hook::consts::{SIGINT, SIGTERM};
+use signal_hook::consts::{SIGCONT, SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 use socket2::{Domain, Protocol, Socket, Type};
 
 use crate::clock::Clock;
 use crate::control::{self, Control};
 use crate::journal::{self, Durability, Journal, Recovered};
+use crate::lease::Lease;
 use crate::mailbox::Mailbox;
 use crate::marks::Marks;
 use crate::metrics::Metrics;
 use crate::progress::{self, AllProgress};
+use crate::registry::KeyEntry;
 use crate::resolve::Resolver;
 use crate::rt::Kernel;
 use crate::shard::{Common, Message};
 use crate::state::{self, State};
-use crate::storage::{self, StorageHandle};
+use crate::storage::{self, StorageHandle, Store};
 use crate::worker::Worker;
 
 /// Connections the kernel holds for a listener before it is accepted.
@@ -77,16 +79,15 @@ impl Running {
             0 => std::thread::available_parallelism().map_or(1, std::num::NonZero::get),
             workers => workers,
         };
-        let State { store, books, recovered, marks, boot, master, vendors, keys } = state::open(&config)?;
+        let State { mut store, books, recovered, marks, boot, master, vendors, keys } = state::open(&config)?;
         let spent = keys.iter().map(|key| key.account.word().day).max().unwrap_or_default();
         let clock = Arc::new(Clock::open(&config.data.dir, spent)?);
         clock.start().context("the clock thread does not start")?;
+        let (control_listener, all_keys) = open_control(&config, &mut store, &keys)?;
         let listeners = bind(config.proxy.listen, workers)
             .with_context(|| format!("proxy.listen {} cannot be used", config.proxy.listen))?;
         let proxy_listen = listeners.first().map_or(Ok(config.proxy.listen), TcpListener::local_addr)?;
-        let socket = config.data.control_socket();
-        let control_listener = control::bind(&socket)
-            .with_context(|| format!("control socket {} cannot be used", socket.display()))?;
+        let lease = lease()?;
         let progress = progress::all(workers, |shard| {
             u16::try_from(shard)
                 .ok()
@@ -101,6 +102,7 @@ impl Running {
             digester: master.digester(),
             resolver: Resolver::start().context("the resolver thread does not start")?,
             clock: Arc::clone(&clock),
+            lease: lease.clone(),
         });
         let (ended_sender, ended) = bounded(workers);
         let mut control = Control {
@@ -109,12 +111,14 @@ impl Running {
             storage: storage.clone(),
             clock,
             digester: master.digester(),
+            lease,
             vendors: config.vendor_names(),
             proxy_listen: proxy_listen.to_string(),
             kernel,
             started,
             draining: AtomicBool::new(false),
-            keys: control::Keys::new(&keys),
+            keys: all_keys,
+            figures: control::Figures::default(),
         };
         let mailboxes = (0..workers).map(|_| Mailbox::new()).collect::<io::Result<Vec<_>>>()?;
         let journals = start_journals(&config, &mailboxes, &recovered, (&progress, marks), &storage, boot)?;
@@ -245,6 +249,29 @@ fn durability(money: Money) -> anyhow::Result<Durability> {
             "durability.money: \"off\" forgets money at a crash and is for benchmarks; use \"fsync\" or \"process\""
         )),
     }
+}
+
+/// The control socket and the table of keys. Orders to revoke have a place from here on, and those from
+/// before are in force before agents connect (rule Q22).
+fn open_control(
+    config: &Config,
+    store: &mut Store,
+    keys: &[Arc<KeyEntry>],
+) -> anyhow::Result<(UnixListener, control::Keys)> {
+    let socket = config.data.control_socket();
+    let listener = control::bind(&socket)
+        .with_context(|| format!("control socket {} cannot be used", socket.display()))?;
+    let keys = control::Keys::new(keys);
+    control::carry_out(&listener, &config.data, store, &keys)?;
+    Ok((listener, keys))
+}
+
+/// A lease that also SIGCONT voids: it tells stops that are too short to be seen in its age.
+fn lease() -> anyhow::Result<Lease> {
+    let lease = Lease::new();
+    let registered = signal_hook::flag::register_usize(SIGCONT, lease.cell(), Lease::voided());
+    registered.context("SIGCONT cannot be handled")?;
+    Ok(lease)
 }
 
 /// One listening socket a worker, all on one address; the kernel spreads connections over them.

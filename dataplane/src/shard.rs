@@ -5,18 +5,18 @@ use std::io;
 use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crossbeam_channel::Sender;
 use futures_channel::oneshot;
 use keybrake_proto::config::Config;
-use keybrake_proto::key::KeyId;
 use keybrake_proto::time::{Day, UnixMicros};
 
 use crate::clock::{self, Clock};
 use crate::deadline::{Deadlines, TICK};
-use crate::in_flight::InFlight;
+use crate::in_flight::{AtVendor, InFlight, InForce, KeySet};
 use crate::journal::{self, Journal};
+use crate::lease::{self, Lease};
 use crate::mailbox::Mailbox;
 use crate::metrics::Metrics;
 use crate::pool::{Pool, Vendor, VendorConnection};
@@ -29,8 +29,9 @@ use crate::seal::KeyDigester;
 pub(crate) enum Message {
     /// Know a new key.
     Add { entry: Arc<KeyEntry>, ack: Ack },
-    /// A key's account was closed: say so when none of its requests can still reach the vendor.
-    Revoked { key: KeyId, ack: Ack },
+    /// The accounts of these keys were closed: say so when none of their requests can still reach the
+    /// vendor, or is past recall there.
+    Revoked { keys: KeySet, at_vendor: AtVendor, ack: Ack },
     /// The resolver's answer for an exchange of this shard.
     Resolved { answer: Result<Vec<SocketAddr>, ResolveError>, waiting: oneshot::Sender<Resolved> },
     /// The committer's news.
@@ -41,15 +42,27 @@ pub(crate) enum Message {
     Cut,
 }
 
+/// Why there is no connection to a vendor.
+#[derive(Debug)]
+pub(crate) enum NotConnected {
+    /// It cannot be opened.
+    Failed(io::Error),
+    /// The key was closed meanwhile.
+    Closed,
+}
+
 type Resolved = Result<Vec<SocketAddr>, ResolveError>;
 
-/// "In force on this shard", with the number of the key's exchanges at the vendor.
-pub(crate) struct Ack(pub(crate) Sender<u64>);
+/// "In force on this shard", with the shard's number.
+pub(crate) struct Ack {
+    pub(crate) shard: usize,
+    pub(crate) to: Sender<(usize, InForce)>,
+}
 
 impl Ack {
-    fn send(self, at_vendor: u64) {
+    fn send(self, in_force: InForce) {
         // The control thread may have stopped waiting; it has then answered "pending".
-        self.0.try_send(at_vendor).ok();
+        self.to.try_send((self.shard, in_force)).ok();
     }
 }
 
@@ -60,6 +73,7 @@ pub(crate) struct Common {
     pub(crate) digester: KeyDigester,
     pub(crate) resolver: ResolverHandle,
     pub(crate) clock: Arc<Clock>,
+    pub(crate) lease: Lease,
 }
 
 /// One worker's state.
@@ -73,6 +87,7 @@ pub(crate) struct Shard {
     pub(crate) metrics: Arc<Metrics>,
     pub(crate) digester: KeyDigester,
     pub(crate) clock: Arc<Clock>,
+    lease: Lease,
     resolver: ResolverHandle,
     mailbox: Mailbox<Message>,
     /// Makes request ids of this shard and this run unlike all others.
@@ -100,16 +115,18 @@ impl Shard {
             registry.insert(Arc::clone(entry));
         }
         let (drain, drained) = oneshot::channel();
+        let deadlines = Rc::<Deadlines>::default();
         let shard = Shard {
             config: Arc::clone(&common.config),
             registry: RefCell::new(registry),
             pools: common.vendors.iter().map(|vendor| Pool::new(Arc::clone(vendor))).collect(),
-            in_flight: Rc::default(),
-            deadlines: Rc::default(),
+            in_flight: Rc::new(InFlight::new(Rc::clone(&deadlines))),
+            deadlines,
             journal: Rc::new(journal),
             metrics,
             digester: common.digester.clone(),
             clock: Arc::clone(&common.clock),
+            lease: common.lease.clone(),
             resolver: common.resolver.clone(),
             mailbox,
             run,
@@ -128,10 +145,10 @@ impl Shard {
             match message {
                 Message::Add { entry, ack } => {
                     self.registry.borrow_mut().insert(entry);
-                    ack.send(0);
+                    ack.send(InForce { at_vendor: 0, cut: 0, at: Instant::now() });
                 }
-                Message::Revoked { key, ack } => {
-                    self.in_flight.acknowledge(key, move |at_vendor| ack.send(at_vendor));
+                Message::Revoked { keys, at_vendor, ack } => {
+                    self.in_flight.acknowledge(keys, at_vendor, move |in_force| ack.send(in_force));
                 }
                 // The exchange may have given up.
                 Message::Resolved { answer, waiting } => {
@@ -157,6 +174,7 @@ impl Shard {
     /// Ten times a second: deadlines, late records, unused connections.
     pub(crate) fn tick(&self) {
         self.deadlines.tick();
+        self.in_flight.tick();
         self.journal.tick();
         for pool in &self.pools {
             pool.prune();
@@ -193,16 +211,40 @@ impl Shard {
         }
     }
 
-    /// Opens a connection to a vendor, resolving its name where that is not fresh.
-    pub(crate) async fn connect(&self, pool: &Pool) -> io::Result<VendorConnection> {
+    /// Whether the control thread has looked at its socket lately, so that no order to revoke is
+    /// waiting there; `now` is the time of this request. Else waits for its next look, and gives up after
+    /// some time (contract I3b).
+    pub(crate) async fn control_has_looked(&self, now: Instant) -> bool {
+        if self.lease.is_fresh(now) {
+            return true;
+        }
+        let waiting = Instant::now();
+        while waiting.elapsed() < lease::WAIT {
+            rt::sleep(lease::PAUSE).await;
+            if self.lease.is_fresh(Instant::now()) {
+                return true;
+            }
+        }
+        false
+    }
+
+    /// Opens a connection to a vendor for a key, resolving the vendor's name where that is not fresh.
+    pub(crate) async fn connect(
+        &self,
+        pool: &Pool,
+        entry: &KeyEntry,
+    ) -> Result<VendorConnection, NotConnected> {
         let mut attempt = std::pin::pin!(self.attempt(pool));
         // Nothing is sent yet, so an attempt that is cut may be dropped.
         while !self.deadlines.is_cut() {
             if let Some(connected) = rt::within(TICK, attempt.as_mut()).await {
-                return connected;
+                return connected.map_err(NotConnected::Failed);
+            }
+            if entry.account.word().closed {
+                return Err(NotConnected::Closed);
             }
         }
-        Err(io::Error::other("keybrake is stopping"))
+        Err(NotConnected::Failed(io::Error::other("keybrake is stopping")))
     }
 
     async fn attempt(&self, pool: &Pool) -> io::Result<VendorConnection> {

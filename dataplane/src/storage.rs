@@ -115,6 +115,16 @@ impl Store {
         self.write(&batch, Wal::Synced)
     }
 
+    /// Stores `records` over those with their ids, all or none; on disk and marked when it returns.
+    pub(crate) fn put_keys(&mut self, records: &[KeyRecord]) -> Result<(), StoreError> {
+        let mut batch = Batch::default();
+        for record in records {
+            batch.put(Family::Keys, record.id.as_bytes(), &format::encode_key(record)?);
+        }
+        self.write(&batch, Wal::Synced)?;
+        self.mark()
+    }
+
     /// The number that tells this store from every other; made with it.
     pub(crate) fn id(&self) -> Result<[u8; 16], StoreError> {
         let value = self.get(Family::Meta, STORE_ID)?;

@@ -4,6 +4,7 @@
 
 use std::io;
 use std::rc::Rc;
+use std::time::Instant;
 
 use keybrake_proto::http1::{BodyDecoder, HeadLimits, Method, Parsed, ReplyFraming, ReplyHead, encode};
 use keybrake_proto::policy::Permit;
@@ -12,7 +13,7 @@ use zeroize::Zeroize as _;
 use crate::hold::Hold;
 use crate::in_flight::Ticket;
 use crate::pool::{Pool, VendorConnection};
-use crate::shard::Shard;
+use crate::shard::{NotConnected, Shard};
 
 /// Read at once.
 const READ_BYTES: usize = 16 * 1024;
@@ -53,6 +54,10 @@ pub(crate) enum Fault {
     Unreachable(io::Error),
     /// The key was closed after admission: nothing was sent.
     Closed,
+    /// It cannot be known whether the key was closed: nothing was sent.
+    Blind,
+    /// The key was revoked while it was sent, or with an order to cut: the vendor may have acted.
+    Revoked,
     /// The vendor may have acted; it was too slow.
     TimedOut,
     /// The vendor may have acted; it closed the connection without a byte of an answer.
@@ -64,7 +69,16 @@ pub(crate) enum Fault {
 impl Fault {
     /// Whether the vendor cannot have seen the request.
     pub(crate) fn before_send(&self) -> bool {
-        matches!(self, Fault::Unreachable(_) | Fault::Closed)
+        matches!(self, Fault::Unreachable(_) | Fault::Closed | Fault::Blind)
+    }
+}
+
+impl From<NotConnected> for Fault {
+    fn from(error: NotConnected) -> Fault {
+        match error {
+            NotConnected::Failed(error) => Fault::Unreachable(error),
+            NotConnected::Closed => Fault::Closed,
+        }
     }
 }
 
@@ -78,40 +92,46 @@ pub(crate) struct Reply {
     pub(crate) body: Vec<u8>,
 }
 
-/// Sends an admitted request and reads the reply's head.
+/// Sends an admitted request and reads the reply's head. `now` is when it was admitted.
 pub(crate) async fn forward(
     shard: &Rc<Shard>,
     pool: &Pool,
     admitted: &Admitted,
     outgoing: &Outgoing<'_>,
+    now: Instant,
 ) -> Result<Reply, Fault> {
-    let connection = match pool.take_idle() {
+    let entry = admitted.hold.entry();
+    let (connection, now) = match pool.take_idle() {
         Some(connection) => {
             shard.metrics.vendor_connections_reused.add(1);
-            connection
+            (connection, now)
         }
-        None => shard.connect(pool).await.map_err(Fault::Unreachable)?,
+        None => (shard.connect(pool, entry).await?, Instant::now()),
     };
     let may_repeat = connection.is_reused && outgoing.line.method == Method::Get;
-    match exchange(shard, pool, admitted, outgoing, connection).await {
+    match exchange(shard, pool, admitted, outgoing, (connection, now)).await {
         // A kept connection may have been closed by the vendor in the same moment.
         Err(Fault::Dropped) if may_repeat => {}
         done => return done,
     }
     // The first try may have arrived, so whatever comes now is not "nothing was sent".
-    let connection = shard.connect(pool).await.map_err(|_| Fault::Dropped)?;
-    let repeated = exchange(shard, pool, admitted, outgoing, connection).await;
+    let connection = shard.connect(pool, entry).await.map_err(|_| Fault::Dropped)?;
+    let repeated = exchange(shard, pool, admitted, outgoing, (connection, Instant::now())).await;
     repeated.map_err(|fault| if fault.before_send() { Fault::Dropped } else { fault })
 }
 
-/// Carries one request on `connection`.
+/// Carries one request on a connection; the clock was read with it.
 async fn exchange(
     shard: &Rc<Shard>,
     pool: &Pool,
     admitted: &Admitted,
     outgoing: &Outgoing<'_>,
-    mut connection: VendorConnection,
+    (mut connection, now): (VendorConnection, Instant),
 ) -> Result<Reply, Fault> {
+    if !shard.control_has_looked(now).await {
+        pool.keep(connection);
+        return Err(Fault::Blind);
+    }
     encode_request(&mut connection.output, pool, outgoing);
     shard.obey();
     if shard.deadlines.is_cut() {
@@ -124,7 +144,7 @@ async fn exchange(
         pool.keep(connection);
         return Err(Fault::Closed);
     }
-    admitted.ticket.looked();
+    admitted.ticket.looked(connection.deadline.id());
     connection.deadline.set(pool.vendor.config.timeout_s);
     let output = std::mem::take(&mut connection.output);
     let (written, mut output) = connection.transport.write_all(output).await;
@@ -187,6 +207,9 @@ impl VendorConnection {
     }
 
     fn fault(&self) -> Fault {
+        if self.deadline.was_revoked() {
+            return Fault::Revoked;
+        }
         match (self.deadline.has_expired(), self.input.is_empty()) {
             (true, _) => Fault::TimedOut,
             (false, true) => Fault::Dropped,

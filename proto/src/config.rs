@@ -155,6 +155,11 @@ impl Data {
         self.dir.join(crate::control::SOCKET_NAME)
     }
 
+    /// Where revokes wait for a dataplane that is down.
+    pub fn revoke_spool(&self) -> PathBuf {
+        self.dir.join(crate::control::SPOOL_NAME)
+    }
+
     /// Where RocksDB is.
     pub fn store_dir(&self) -> PathBuf {
         self.dir.join("store")

@@ -4,6 +4,8 @@
 //! requests one after the other, each answered before the next is read. The socket file's mode is
 //! the authentication: whoever may open it is the operator.
 
+mod revoke;
+
 use std::fmt;
 
 use serde::de::DeserializeOwned;
@@ -12,7 +14,10 @@ use serde::{Deserialize, Serialize};
 use crate::key::KeyId;
 use crate::money::{Micros, usd};
 use crate::policy::{KeySpec, Rule};
-use crate::time::UnixMicros;
+pub use revoke::{
+    NotARevoke, REVOKE_IDS_MAX, REVOKED_IDS_MAX, Revoke, RevokeSpec, Revoked, SPOOL_BYTES_MAX, SPOOL_NAME,
+    SPOOL_SUFFIX, Selector, SpoolDamaged, Spooled,
+};
 
 /// The longest frame, in bytes: [`LIST_KEYS_MAX`] keys with every text at its limit.
 pub const FRAME_BYTES_MAX: usize = 64 * 1024 * 1024;
@@ -48,8 +53,8 @@ pub enum Request {
         /// The vault key.
         vault_key: String,
     },
-    /// Revokes a key; answered by [`Reply::Revoked`] once it is durable and every shard has acknowledged.
-    RevokeKey(KeyId),
+    /// Revokes keys; answered by [`Reply::Revoked`] once it is durable and every shard has acknowledged.
+    Revoke(Revoke),
     /// What the guard of the day says; answered by [`Reply::Clock`].
     Clock,
     /// An operator says that the wall clock is right; answered by [`Reply::Clock`] once that is on disk.
@@ -78,31 +83,12 @@ pub enum Reply {
     },
     /// To [`Request::ShowKey`] and [`Request::SelfKey`].
     Key(Box<KeyView>),
-    /// To [`Request::RevokeKey`].
-    Revoked(Revoked),
+    /// To [`Request::Revoke`].
+    Revoked(Box<Revoked>),
     /// To [`Request::Clock`] and [`Request::ConfirmClock`].
     Clock(ClockView),
     /// The request was understood and refused.
     Refused(Refused),
-}
-
-/// How a revoke went.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Revoked {
-    /// The key.
-    pub id: KeyId,
-    /// When it was closed; of a key revoked before, that earlier instant.
-    pub revoked_at: UnixMicros,
-    /// Every shard has acknowledged. `false`: closed, and a shard did not answer in time.
-    pub acknowledged: bool,
-    /// It is on disk. `false`: closed, and the disk did not answer in time.
-    pub durable: bool,
-    /// From the frame's arrival until nothing was admitted any more, in microseconds.
-    pub closed_us: u64,
-    /// From the frame's arrival until the last shard's acknowledgement, in microseconds.
-    pub acknowledged_us: u64,
-    /// Exchanges of the key that were already at a vendor; they finish and are settled.
-    pub at_vendor: u64,
 }
 
 /// A refused request, in the words of an HTTP answer.
@@ -340,6 +326,8 @@ mod tests {
             daily_usd_cap: Some(Micros::MAX),
             ..KeySpec::default()
         })));
+        check(&Request::Revoke(Revoke { of: Selector::Label("billing".to_owned()), cut: true }));
+        check(&Request::Revoke(Revoke { of: Selector::All, cut: false }));
         check(&Reply::Refused(Refused {
             status: 404,
             code: "no_such_key".to_owned(),

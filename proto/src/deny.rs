@@ -89,6 +89,8 @@ pub enum Deny {
     VendorTimeout,
     /// The admin process does not answer.
     AdminUnavailable,
+    /// The control thread does not look at its orders, so the key may be revoked without anybody knowing.
+    ControlUnavailable,
 }
 
 /// A refusal as it goes out.
@@ -129,7 +131,11 @@ impl Deny {
             Deny::OverCap { .. } | Deny::OverTotal { .. } | Deny::OverRequests { .. } => 429,
             Deny::Malformed { status, .. } => *status,
             Deny::VendorUnreachable | Deny::VendorBroken => 502,
-            Deny::AuditUnavailable | Deny::Clock(_) | Deny::Draining | Deny::AdminUnavailable => 503,
+            Deny::AuditUnavailable
+            | Deny::Clock(_)
+            | Deny::Draining
+            | Deny::AdminUnavailable
+            | Deny::ControlUnavailable => 503,
             Deny::VendorTimeout => 504,
         }
     }
@@ -155,6 +161,7 @@ impl Deny {
             Deny::VendorBroken => "vendor_broken",
             Deny::VendorTimeout => "vendor_timeout",
             Deny::AdminUnavailable => "admin_unavailable",
+            Deny::ControlUnavailable => "control_unavailable",
         }
     }
 
@@ -165,7 +172,9 @@ impl Deny {
                 Some(now.seconds_until(day.end()).max(1))
             }
             Deny::Clock(objection) => Some(objection.retry_after_s()),
-            Deny::AuditUnavailable | Deny::Draining | Deny::AdminUnavailable => Some(1),
+            Deny::AuditUnavailable | Deny::Draining | Deny::AdminUnavailable | Deny::ControlUnavailable => {
+                Some(1)
+            }
             Deny::Unauthorized
             | Deny::Endpoint { .. }
             | Deny::Vendor
@@ -267,6 +276,10 @@ impl fmt::Display for Explained<'_> {
             Deny::AdminUnavailable => {
                 f.write_str("keybrake: the admin process does not answer; start it with `keybrake admin`.")
             }
+            Deny::ControlUnavailable => f.write_str(
+                "keybrake: orders to revoke are not being read, so this key may be revoked. Nothing was sent to the \
+                 vendor; try again.",
+            ),
         }
     }
 }

@@ -5,7 +5,7 @@ use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use keybrake_proto::control::{self, KeyView, Reply, Request, Revoked, Status};
+use keybrake_proto::control::{self, KeyView, Reply, Request, Revoke, Revoked, Selector, Status};
 use keybrake_proto::key::KeyId;
 use keybrake_proto::policy::KeySpec;
 use serde_json::Value;
@@ -29,7 +29,9 @@ impl Control {
     /// When no dataplane answers.
     #[must_use]
     pub fn ask(&self, request: &Request) -> Reply {
-        self.try_ask(request).unwrap_or_else(|error| panic!("{}: {error}", self.0.display()))
+        let mut stream = self.send(request);
+        stream.set_read_timeout(Some(Duration::from_secs(30))).unwrap();
+        read_reply(&mut stream).unwrap()
     }
 
     /// Asks a dataplane that may be gone, or go at any time.
@@ -37,7 +39,10 @@ impl Control {
     /// # Errors
     /// When none answers.
     pub(crate) fn try_ask(&self, request: &Request) -> std::io::Result<Reply> {
-        Question::ask(&self.0, request)?.answer(Duration::from_secs(30))
+        let mut stream = UnixStream::connect(&self.0)?;
+        stream.set_read_timeout(Some(Duration::from_secs(30)))?;
+        stream.write_all(&control::encode(request).unwrap())?;
+        read_reply(&mut stream)
     }
 
     /// How the dataplane is.
@@ -90,36 +95,54 @@ impl Control {
     /// When there is none of this id.
     #[must_use]
     pub fn revoke(&self, id: &str) -> Revoked {
-        match self.ask(&Request::RevokeKey(key_id(id))) {
-            Reply::Revoked(revoked) => revoked,
+        self.revoke_all(Selector::Ids(vec![key_id(id)]), false)
+    }
+
+    /// Revokes the keys that a selector names.
+    ///
+    /// # Panics
+    /// When it names none.
+    #[must_use]
+    pub fn revoke_all(&self, of: Selector, cut: bool) -> Revoked {
+        match self.ask(&Request::Revoke(Revoke { of, cut })) {
+            Reply::Revoked(revoked) => *revoked,
             other => panic!("{other:?}"),
         }
     }
-}
 
-/// A request that was sent and whose reply was not read yet.
-#[derive(Debug)]
-pub(crate) struct Question(UnixStream);
-
-impl Question {
-    /// Sends a request.
-    pub(crate) fn ask(socket: &std::path::Path, request: &Request) -> std::io::Result<Question> {
-        let mut stream = UnixStream::connect(socket)?;
-        stream.write_all(&control::encode(request).map_err(std::io::Error::other)?)?;
-        Ok(Question(stream))
-    }
-
-    /// Waits so long for the reply; nothing of it may have come when the time is over.
-    pub(crate) fn answer(&mut self, limit: Duration) -> std::io::Result<Reply> {
-        self.0.set_read_timeout(Some(limit))?;
-        let mut header = [0; control::FRAME_HEADER_BYTES];
-        self.0.read_exact(&mut header)?;
-        let mut body = vec![0; control::body_bytes(header).map_err(std::io::Error::other)?];
-        self.0.read_exact(&mut body)?;
-        control::decode(&body).map_err(std::io::Error::other)
+    /// Sends a request and leaves the answer in the connection.
+    ///
+    /// # Panics
+    /// When nobody listens.
+    #[must_use]
+    pub fn send(&self, request: &Request) -> UnixStream {
+        let mut stream =
+            UnixStream::connect(&self.0).unwrap_or_else(|error| panic!("{}: {error}", self.0.display()));
+        stream.write_all(&control::encode(request).unwrap()).unwrap();
+        stream
     }
 }
 
-pub(crate) fn key_id(text: &str) -> KeyId {
+/// Reads a reply; an error is its absence.
+///
+/// # Errors
+/// When there is none within the stream's read timeout.
+///
+/// # Panics
+/// When it is no frame.
+pub fn read_reply(stream: &mut UnixStream) -> std::io::Result<Reply> {
+    let mut header = [0; control::FRAME_HEADER_BYTES];
+    stream.read_exact(&mut header)?;
+    let mut body = vec![0; control::body_bytes(header).unwrap()];
+    stream.read_exact(&mut body)?;
+    Ok(control::decode(&body).unwrap())
+}
+
+/// The id of this text.
+///
+/// # Panics
+/// When it is none.
+#[must_use]
+pub fn key_id(text: &str) -> KeyId {
     text.parse().unwrap_or_else(|_| panic!("{text} is no key id"))
 }

@@ -257,10 +257,19 @@ impl Keybrake {
 
     /// Starts the dataplane and waits until it takes requests.
     pub fn start_dataplane(&mut self) {
-        let mut process = Process::start("dataplane", &self.out(), &mut self.dataplane_command());
+        self.begin_dataplane();
+        self.await_dataplane();
+    }
+
+    /// Starts the dataplane and does not wait.
+    pub fn begin_dataplane(&mut self) {
+        self.dataplane = Some(Process::start("dataplane", &self.out(), &mut self.dataplane_command()));
+    }
+
+    /// Waits until the dataplane takes requests.
+    pub fn await_dataplane(&mut self) {
         let proxy = self.proxy();
-        process.wait_until("ready", |_| http::is_ok(proxy, "/readyz").then_some(()));
-        self.dataplane = Some(process);
+        self.dataplane().wait_until("ready", |_| http::is_ok(proxy, "/readyz").then_some(()));
     }
 
     /// Starts the dataplane, which must end by itself; answers its exit code and standard error.

@@ -29,7 +29,7 @@ mod vendor;
 mod wait;
 
 pub use certificates::{Certificate, Issuer};
-pub use control::Control;
+pub use control::{Control, key_id, read_reply};
 pub use fake_time::FakeTime;
 pub use http::{Client, Reply, call, form_post, get};
 pub use keybrake::{ADMIN_TOKEN, Issued, Keybrake, SECRET, Setup};

@@ -117,22 +117,25 @@ impl Process {
         eventually(&what, || self.ended());
     }
 
-    /// Stops every thread of it where it stands, as SIGSTOP does; answers once none runs any more, so that none
-    /// is inside a write either.
+    /// Stops it where it is, until [`Process::go_on`]. When this returns no thread of it runs.
     ///
     /// # Panics
-    /// When they do not stop.
+    /// When it does not stop.
     #[cfg(target_os = "linux")]
     pub fn freeze(&mut self) {
         self.signal(libc::SIGSTOP);
-        let pid = self.pid();
-        let what = format!("{} to stand still", self.name);
-        eventually(&what, || task_states(pid).iter().all(|state| *state == 'T').then_some(()));
+        let tasks = format!("/proc/{}/task", self.pid());
+        let is_stopped = |task: std::io::Result<std::fs::DirEntry>| {
+            let stat = std::fs::read_to_string(task.unwrap().path().join("stat")).unwrap_or_default();
+            // Behind the name in parentheses.
+            stat.rsplit_once(") ").is_some_and(|(_, rest)| rest.starts_with('T'))
+        };
+        let what = format!("{} to stop", self.name);
+        eventually(&what, || std::fs::read_dir(&tasks).unwrap().all(is_stopped).then_some(()));
     }
 
     /// Lets it go on after [`Process::freeze`].
-    #[cfg(target_os = "linux")]
-    pub fn thaw(&mut self) {
+    pub fn go_on(&mut self) {
         self.signal(libc::SIGCONT);
     }
 
@@ -198,6 +201,7 @@ impl Drop for Process {
     fn drop(&mut self) {
         if self.ended().is_none() {
             self.terminate();
+            self.go_on();
             let ended = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
                 within(TERM_LIMIT, "the end of a child", || self.ended())
             }));

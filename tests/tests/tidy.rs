@@ -29,7 +29,7 @@ const LAYERS: [&[&str]; 17] = [
     &["downstream", "registry"],
     &["transport", "in_flight", "account"],
     &["tls"],
-    &["resolve", "deadline", "metrics"],
+    &["resolve", "deadline", "metrics", "lease"],
     &["rt", "mailbox"],
     &["seal", "clock"],
 ];

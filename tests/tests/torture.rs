@@ -18,7 +18,7 @@ fn short_round(part: Part) {
         Err(_) => now_micros() % 1_000_000_007,
     };
     // Also where tests that pass are silent.
-    let say = |line: String| writeln!(std::io::stderr(), "{line}").unwrap();
+    let say = |line: String| std::io::stderr().write_all(format!("{line}\n").as_bytes()).unwrap();
     say(format!("{}: KEYBRAKE_TEST_SEED={seed}", part.name()));
     match run(part, Size::Short, seed) {
         Err(NotRun(why)) => say(format!("not run: {}: {why}", part.name())),

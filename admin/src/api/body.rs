@@ -1,4 +1,4 @@
-//! The body of `POST /vault/keys`, and what to say about one that is wrong.
+//! The bodies of `POST /vault/keys` and `POST /vault/revoke`, and what to say about one that is wrong.
 
 use std::time::Duration;
 
@@ -6,6 +6,7 @@ use axum::body::Bytes;
 use axum::extract::{FromRequest, Request};
 use axum::http::StatusCode;
 use axum::http::header::CONTENT_TYPE;
+use keybrake_proto::control::{Revoke, RevokeSpec};
 use keybrake_proto::policy::KeySpec;
 use serde_json::{Map, Value};
 
@@ -15,6 +16,9 @@ use super::error::ApiError;
 /// The longest a body may take to arrive.
 const BODY_TIMEOUT: Duration = Duration::from_secs(30);
 
+/// The fields of a [`RevokeSpec`].
+const REVOKE_FIELDS: [&str; 7] = ["ids", "label", "agent_run_label", "subtree", "vendor", "all", "cut"];
+
 /// A [`KeySpec`] from a request's body.
 pub(super) struct SpecBody(pub(super) KeySpec);
 
@@ -22,30 +26,45 @@ impl<S: Send + Sync> FromRequest<S> for SpecBody {
     type Rejection = ApiError;
 
     async fn from_request(request: Request, state: &S) -> Result<SpecBody, ApiError> {
-        if !is_json(&request) {
-            return Err(ApiError::new(
-                StatusCode::UNSUPPORTED_MEDIA_TYPE,
-                "unsupported_media_type",
-                "send JSON with `Content-Type: application/json`",
-            ));
-        }
-        let reading = tokio::time::timeout(BODY_TIMEOUT, Bytes::from_request(request, state));
-        let Ok(read) = reading.await else {
-            return Err(ApiError::new(
-                StatusCode::REQUEST_TIMEOUT,
-                "body_timeout",
-                "the body did not arrive in time; send it again",
-            ));
-        };
-        let bytes = read.map_err(|rejection| {
-            if rejection.status() == StatusCode::PAYLOAD_TOO_LARGE {
-                let message = format!("the body is too long; at most {BODY_BYTES_MAX} bytes are allowed");
-                return ApiError::new(StatusCode::PAYLOAD_TOO_LARGE, "body_too_large", message);
-            }
-            ApiError::new(StatusCode::BAD_REQUEST, "body_unreadable", "the body broke off; send it again")
-        })?;
-        parse(&bytes).map(SpecBody)
+        parse(&read(request, state).await?).map(SpecBody)
     }
+}
+
+/// An order to revoke from a request's body.
+pub(super) struct RevokeBody(pub(super) Revoke);
+
+impl<S: Send + Sync> FromRequest<S> for RevokeBody {
+    type Rejection = ApiError;
+
+    async fn from_request(request: Request, state: &S) -> Result<RevokeBody, ApiError> {
+        parse_revoke(&read(request, state).await?).map(RevokeBody)
+    }
+}
+
+/// The bytes of a JSON body.
+async fn read<S: Send + Sync>(request: Request, state: &S) -> Result<Bytes, ApiError> {
+    if !is_json(&request) {
+        return Err(ApiError::new(
+            StatusCode::UNSUPPORTED_MEDIA_TYPE,
+            "unsupported_media_type",
+            "send JSON with `Content-Type: application/json`",
+        ));
+    }
+    let reading = tokio::time::timeout(BODY_TIMEOUT, Bytes::from_request(request, state));
+    let Ok(read) = reading.await else {
+        return Err(ApiError::new(
+            StatusCode::REQUEST_TIMEOUT,
+            "body_timeout",
+            "the body did not arrive in time; send it again",
+        ));
+    };
+    read.map_err(|rejection| {
+        if rejection.status() == StatusCode::PAYLOAD_TOO_LARGE {
+            let message = format!("the body is too long; at most {BODY_BYTES_MAX} bytes are allowed");
+            return ApiError::new(StatusCode::PAYLOAD_TOO_LARGE, "body_too_large", message);
+        }
+        ApiError::new(StatusCode::BAD_REQUEST, "body_unreadable", "the body broke off; send it again")
+    })
 }
 
 fn is_json(request: &Request) -> bool {
@@ -59,16 +78,49 @@ fn parse(bytes: &[u8]) -> Result<KeySpec, ApiError> {
         Ok(spec) => return Ok(spec),
         Err(error) => error,
     };
+    let example = r#"{"vendor": "stripe", "allowed_endpoints": ["POST /v1/charges"]}"#;
+    Err(blame(&members(bytes, example)?, &error))
+}
+
+fn parse_revoke(bytes: &[u8]) -> Result<Revoke, ApiError> {
+    let example = r#"{"label": "billing"}"#;
+    if bytes.trim_ascii_start().first() != Some(&b'{') {
+        // serde would read a list as the fields in their order.
+        members(bytes, example)?;
+    }
+    let error = match serde_json::from_slice::<RevokeSpec>(bytes) {
+        Ok(spec) => {
+            return spec.order().map_err(|wrong| match wrong.field {
+                Some(field) => ApiError::field("invalid_field", field, wrong.problem),
+                None => ApiError::new(StatusCode::BAD_REQUEST, "invalid_body", wrong.problem),
+            });
+        }
+        Err(error) => error,
+    };
+    for (name, value) in &members(bytes, example)? {
+        let alone = Map::from_iter([(name.clone(), value.clone())]);
+        if let Err(error) = serde_json::from_value::<RevokeSpec>(Value::Object(alone)) {
+            let code = if REVOKE_FIELDS.contains(&name.as_str()) { "invalid_field" } else { "unknown_field" };
+            return Err(ApiError::field(code, name, error.to_string()));
+        }
+    }
+    let message = format!("{error}; give each field once");
+    Err(ApiError::new(StatusCode::BAD_REQUEST, "invalid_body", message))
+}
+
+/// The members of a body that is no spec; the error is of one that is no object at all.
+fn members(bytes: &[u8], example: &str) -> Result<Map<String, Value>, ApiError> {
     let value = serde_json::from_slice::<Value>(bytes).map_err(|error| {
         let message = format!("the body is not JSON: {error}; send one object and nothing behind it");
         ApiError::new(StatusCode::BAD_REQUEST, "malformed_json", message)
     })?;
-    let Value::Object(members) = value else {
-        let message = "the body must be an object, such as {\"vendor\": \"stripe\", \"allowed_endpoints\": \
-                       [\"POST /v1/charges\"]}";
-        return Err(ApiError::new(StatusCode::BAD_REQUEST, "not_an_object", message));
-    };
-    Err(blame(&members, &error))
+    match value {
+        Value::Object(members) => Ok(members),
+        Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_) | Value::Array(_) => {
+            let message = format!("the body must be an object, such as {example}");
+            Err(ApiError::new(StatusCode::BAD_REQUEST, "not_an_object", message))
+        }
+    }
 }
 
 /// Finds the member that is wrong: each one alone, beside a vendor, must be a spec.
@@ -164,6 +216,34 @@ mod tests {
         check(&stripe(r#""daily_request_budget": 0"#), invalid, Some(budget), "from 1 to 1000000000").await;
         check(&stripe(r#""rate_limit_rps": 5"#), invalid, Some("rate_limit_rps"), "not enforced").await;
         check(&stripe(r#""vendor": "stripe""#), "invalid_body", None, "duplicate field").await;
+    }
+
+    #[test]
+    fn a_wrong_order_to_revoke_is_refused_field_by_field() {
+        for (body, code, field) in [
+            ("{", "malformed_json", None),
+            ("[]", "not_an_object", None),
+            (r#"[["vk_0123456789abcdef"]]"#, "not_an_object", None),
+            ("{}", "invalid_body", None),
+            (r#"{"label": "a", "all": true}"#, "invalid_body", None),
+            (r#"{"label": "a", "label": "b"}"#, "invalid_body", None),
+            (r#"{"label": 1}"#, "invalid_field", Some("label")),
+            (r#"{"lable": "a"}"#, "unknown_field", Some("lable")),
+            (r#"{"subtree": "vk_1"}"#, "invalid_field", Some("subtree")),
+            (r#"{"all": false}"#, "invalid_field", Some("all")),
+            (r#"{"all": true, "cut": 1}"#, "invalid_field", Some("cut")),
+        ] {
+            let error = parse_revoke(body.as_bytes()).unwrap_err();
+            let expected = match field {
+                Some(field) => ApiError::field(code, field, error.message.clone()),
+                None => ApiError::new(StatusCode::BAD_REQUEST, code, error.message.clone()),
+            };
+            assert_eq!(error, expected, "{body}");
+        }
+        for field in REVOKE_FIELDS {
+            let wrong = parse_revoke(format!(r#"{{"{field}": {{}}}}"#).as_bytes()).unwrap_err();
+            assert!(!wrong.message.contains("unknown field"), "{field}: {}", wrong.message);
+        }
     }
 
     #[test]

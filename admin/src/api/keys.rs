@@ -1,4 +1,4 @@
-//! The routes of vault keys: issue, list, show, a holder's own view, revoke.
+//! The routes of vault keys: issue, list, show, a holder's own view.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -7,7 +7,7 @@ use axum::Json;
 use axum::extract::State;
 use axum::http::{HeaderMap, StatusCode};
 use axum::response::{IntoResponse as _, Response};
-use keybrake_proto::control::{KeyStatus, KeyView, LIST_KEYS_MAX, Reply, Request, Revoked};
+use keybrake_proto::control::{KeyStatus, KeyView, LIST_KEYS_MAX, Reply, Request};
 use keybrake_proto::key::KeyId;
 use keybrake_proto::money::{Micros, usd};
 use keybrake_proto::policy::Rule;
@@ -174,75 +174,6 @@ pub(super) async fn own(
         resets_at: key.resets_at,
         expires_at: key.expires_at,
     }))
-}
-
-/// The answer to a revoke. The times are absent where the dataplane has not answered yet.
-#[derive(Serialize)]
-struct RevokedView {
-    id: KeyId,
-    status: &'static str,
-    revoked_at: Option<String>,
-    acknowledged: bool,
-    durable: bool,
-    closed_us: Option<u64>,
-    acknowledged_us: Option<u64>,
-    at_vendor: Option<u64>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    message: Option<String>,
-}
-
-/// `POST /vault/keys/{id}/revoke`: 200 once every worker has acknowledged and it is on disk, else 202.
-pub(super) async fn revoke(
-    State(api): State<Arc<Api>>,
-    IdInPath(id): IdInPath,
-) -> Result<Response, ApiError> {
-    let reply = match api.control.call(&Request::RevokeKey(id)).await {
-        // I3b: the order is in the dataplane's socket, and is carried out before anything behind it.
-        Err(error @ ControlError::Silent) => return Ok(pending(id, &error)),
-        other => other?,
-    };
-    let Reply::Revoked(revoked) = reply else { return Err(unexpected(reply)) };
-    Ok(answer(revoked))
-}
-
-fn pending(id: KeyId, error: &ControlError) -> Response {
-    let view = RevokedView {
-        id,
-        status: "pending",
-        revoked_at: None,
-        acknowledged: false,
-        durable: false,
-        closed_us: None,
-        acknowledged_us: None,
-        at_vendor: None,
-        message: Some(format!("not acknowledged: {error}; ask again until it is")),
-    };
-    (StatusCode::ACCEPTED, Json(view)).into_response()
-}
-
-fn answer(revoked: Revoked) -> Response {
-    let message = match (revoked.acknowledged, revoked.durable) {
-        (true, true) => None,
-        (false, _) => Some(
-            "closed: nothing is admitted any more; not every worker has acknowledged it in time, so ask again",
-        ),
-        (true, false) => {
-            Some("closed: nothing is admitted any more; the disk did not answer in time, so ask again")
-        }
-    };
-    let status = if message.is_none() { StatusCode::OK } else { StatusCode::ACCEPTED };
-    let view = RevokedView {
-        id: revoked.id,
-        status: if message.is_none() { "revoked" } else { "pending" },
-        revoked_at: Some(revoked.revoked_at.to_string()),
-        acknowledged: revoked.acknowledged,
-        durable: revoked.durable,
-        closed_us: Some(revoked.closed_us),
-        acknowledged_us: Some(revoked.acknowledged_us),
-        at_vendor: Some(revoked.at_vendor),
-        message: message.map(str::to_owned),
-    };
-    (status, Json(view)).into_response()
 }
 
 /// A reply that does not fit the question: a refusal, or a fault.

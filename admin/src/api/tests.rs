@@ -7,7 +7,8 @@ use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::mpsc;
 
-use keybrake_proto::key;
+use keybrake_proto::control::{Revoke, Selector};
+use keybrake_proto::key::{self, KeyId};
 use keybrake_proto::secret::Secret;
 use serde_json::{Value, json};
 
@@ -217,8 +218,12 @@ fn a_key_is_issued_over_both_paths_shown_listed_and_revoked() {
     ] {
         assert!(shown.text.contains(part), "{part}: {}", shown.text);
     }
+    let many = server.post("/vault/revoke", &format!(r#"{{"ids": ["{KNOWN}"], "cut": true}}"#));
+    assert_eq!((many.status, &many.json()["ids"], &many.json()["cut"]), (200, &json!([KNOWN]), &json!(1)));
+    server.post("/vault/revoke", r#"{"label": "nobody"}"#).refused(404, "no_such_key");
+    server.post("/vault/revoke", r#"{"lable": "x"}"#).refused(400, "unknown_field");
     let revoked = server.post(&with_id("/vault/keys/{id}/revoke"), "");
-    assert_eq!(revoked.status, 200);
+    assert_eq!((revoked.status, &revoked.json()["id"]), (200, &json!(KNOWN)));
     assert_eq!(revoked.json()["status"], "revoked");
     assert_eq!(revoked.json()["closed_us"], 42);
     assert_eq!(revoked.json()["revoked_at"], "2026-11-22T00:00:00Z");
@@ -295,13 +300,47 @@ fn without_a_dataplane_the_audit_is_still_read() {
     assert!(unavailable.refused(503, "dataplane_unavailable").contains("`keybrake up`"));
     assert_eq!(unavailable.header("retry-after"), "1");
     server.get("/vault/keys").refused(503, "dataplane_unavailable");
-    server.post(&with_id("/vault/keys/{id}/revoke"), "").refused(503, "dataplane_unavailable");
     server.get("/readyz").refused(503, "dataplane_unavailable");
     assert_eq!(server.get("/livez").text, "ok\n");
     let health = server.get("/healthz").json();
     assert_eq!((&health["status"], &health["dataplane"]["up"]), (&json!("degraded"), &json!(false)));
     assert_eq!(health["audit"]["newest"], 1);
     assert!(server.get("/metrics").text.contains("\nkeybrake_dataplane_up 0\n"));
+}
+
+#[test]
+fn q22_a_revoke_that_finds_no_dataplane_is_recorded_and_one_that_cannot_be_says_so() {
+    use std::os::unix::fs::PermissionsExt as _;
+
+    let server = Server::start(None);
+    for (path, body) in [
+        (with_id("/vault/keys/{id}/revoke"), String::new()),
+        ("/vault/revoke".to_owned(), r#"{"label": "billing", "cut": true}"#.to_owned()),
+    ] {
+        let recorded = server.post(&path, &body);
+        let answer = recorded.json();
+        assert_eq!(
+            (recorded.status, &answer["status"], &answer["recorded"]),
+            (202, &json!("pending"), &json!(true))
+        );
+        assert_eq!((&answer["acknowledged"], &answer["durable"]), (&json!(false), &json!(false)));
+    }
+    let spool = server.dir.path().join(keybrake_proto::control::SPOOL_NAME);
+    let mut files: Vec<_> = std::fs::read_dir(&spool).unwrap().map(|entry| entry.unwrap().path()).collect();
+    files.sort();
+    let orders = files.iter().map(|path| {
+        assert_eq!(path.metadata().unwrap().permissions().mode() & 0o777, 0o600);
+        keybrake_proto::control::Spooled::decode(&std::fs::read(path).unwrap()).unwrap().revoke
+    });
+    let expected = [
+        Revoke { of: Selector::Ids(vec![KeyId::from_bytes(b"0123456789abcdef").unwrap()]), cut: false },
+        Revoke { of: Selector::Label("billing".to_owned()), cut: true },
+    ];
+    assert!(orders.eq(expected));
+    std::fs::remove_dir_all(&spool).unwrap();
+    std::fs::write(&spool, "in the way").unwrap();
+    let refused = server.post("/vault/revoke", r#"{"all": true}"#);
+    assert!(refused.refused(503, "dataplane_unavailable").starts_with("NOT revoked"), "{}", refused.text);
 }
 
 #[test]
@@ -321,7 +360,9 @@ fn i3b_a_revoke_nobody_acknowledged_is_never_answered_as_done() {
         let pending = server.post(&revoke, "");
         assert_eq!((pending.status, &pending.json()["status"]), (202, &json!("pending")));
         assert_eq!(pending.json()["durable"], json!(behavior != Behavior::NotDurable));
-        assert!(pending.json()["message"].as_str().unwrap().starts_with("closed"));
+        let message = pending.json()["message"].as_str().unwrap().to_owned();
+        let late = if behavior == Behavior::NotDurable { "the disk" } else { "worker 1" };
+        assert!(message.starts_with("closed") && message.contains(late), "{message}");
     }
 }
 

@@ -36,6 +36,22 @@ pub(super) struct Answer {
     pub(super) body: Value,
 }
 
+/// Why there is no 2xx answer.
+pub(super) enum CallError {
+    /// Nobody answered; what was asked may still have happened.
+    Unreachable(Failure),
+    /// Somebody refused.
+    Refused(Failure),
+}
+
+impl From<CallError> for Failure {
+    fn from(error: CallError) -> Failure {
+        match error {
+            CallError::Unreachable(failure) | CallError::Refused(failure) => failure,
+        }
+    }
+}
+
 impl Answer {
     /// The body as `T`, which this version's API writes.
     pub(super) fn read<T: DeserializeOwned>(self) -> Result<T, Failure> {
@@ -97,39 +113,44 @@ impl Client {
     /// `GET path`.
     pub(super) fn get(&self, path: &str) -> Result<Answer, Failure> {
         let url = format!("{}{path}", self.base);
-        self.answer(self.agent.get(url).header("authorization", self.authorization.expose()).call())
+        Ok(self.answer(self.agent.get(url).header("authorization", self.authorization.expose()).call())?)
     }
 
     /// `POST path` with a JSON body.
     pub(super) fn post(&self, path: &str, body: &[u8]) -> Result<Answer, Failure> {
+        Ok(self.try_post(path, body)?)
+    }
+
+    /// As [`Client::post`], for a caller that knows another way.
+    pub(super) fn try_post(&self, path: &str, body: &[u8]) -> Result<Answer, CallError> {
         let url = format!("{}{path}", self.base);
         let request = self.agent.post(url).header("authorization", self.authorization.expose());
         self.answer(request.content_type("application/json").send(body))
     }
 
-    fn answer(&self, sent: Result<Response<ureq::Body>, ureq::Error>) -> Result<Answer, Failure> {
+    fn answer(&self, sent: Result<Response<ureq::Body>, ureq::Error>) -> Result<Answer, CallError> {
         let mut response = sent.map_err(|error| self.unreachable(&error))?;
         let status = response.status().as_u16();
         let text = response.body_mut().with_config().limit(ANSWER_BYTES_MAX).read_to_string();
         let text = text.map_err(|error| self.unreachable(&error))?;
         let body: Value = serde_json::from_str(&text).map_err(|_| {
-            Failure::operation(format_args!(
+            CallError::Refused(Failure::operation(format_args!(
                 "{} answered {status} and no JSON; is it keybrake's admin API? its address is admin.listen",
                 self.base
-            ))
+            )))
         })?;
         if (200..300).contains(&status) {
             return Ok(Answer { status, body });
         }
-        Err(Failure::operation(refusal(status, &body)))
+        Err(CallError::Refused(Failure::operation(refusal(status, &body))))
     }
 
-    fn unreachable(&self, error: &ureq::Error) -> Failure {
-        Failure::operation(format_args!(
+    fn unreachable(&self, error: &ureq::Error) -> CallError {
+        CallError::Unreachable(Failure::operation(format_args!(
             "cannot reach the admin API at {} ({error}); start it with `keybrake up`, or name another address with \
              --url",
             self.base
-        ))
+        )))
     }
 }
 

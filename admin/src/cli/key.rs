@@ -16,7 +16,7 @@ use serde_json::{Value, json};
 use super::client::{Answer, Client};
 use super::{Connection, Invocation, print, print_json, table};
 use crate::config::reachable;
-use crate::failure::Failure;
+use crate::failure::{Failure, STATUS_PENDING};
 
 #[derive(Debug, Subcommand)]
 pub(super) enum KeyCommand {
@@ -33,7 +33,8 @@ pub(super) enum KeyCommand {
     /// Show one key.
     #[command(after_help = "Examples:\n  keybrake key show vk_0123456789abcdef")]
     Show(Show),
-    /// Stop keys for good. Exit status 1 unless every worker acknowledged each of them.
+    /// Stop keys for good, one after the other; `keybrake revoke` stops many at once. Exit status 3 while one is
+    /// pending.
     #[command(after_help = "Examples:\n  keybrake key revoke vk_0123456789abcdef\n  keybrake key revoke \
                             vk_0123456789abcdef vk_fedcba9876543210")]
     Revoke(Revoke),
@@ -326,8 +327,8 @@ fn revoke(invocation: &Invocation<'_>, arguments: &Revoke) -> Result<ExitCode, F
     for id in &arguments.ids {
         match client.post(&format!("/vault/keys/{id}/revoke"), b"") {
             Ok(answer) => {
-                if answer.status != 200 {
-                    exit = ExitCode::FAILURE;
+                if answer.status != 200 && exit == ExitCode::SUCCESS {
+                    exit = ExitCode::from(STATUS_PENDING);
                 }
                 if invocation.json {
                     print_json(&answer.body)?;

@@ -1,4 +1,4 @@
-//! Issue, list and revoke: what an operator does with keys.
+//! Every key as operators see it: issue, list, show, and the closing of many at once.
 
 use std::collections::{BTreeMap, HashMap};
 use std::ops::Bound;
@@ -6,7 +6,7 @@ use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard};
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, bounded};
-use keybrake_proto::control::{KeyStatus, KeyView, LIST_KEYS_MAX, Reply, Revoked};
+use keybrake_proto::control::{KeyStatus, KeyView, LIST_KEYS_MAX, Reply, Revoke, Selector};
 use keybrake_proto::key::{self, KeyDigest, KeyId};
 use keybrake_proto::ledger::chain::Opening;
 use keybrake_proto::money::Micros;
@@ -29,6 +29,33 @@ struct Table {
     by_digest: HashMap<KeyDigest, KeyId>,
     /// Oldest first.
     in_order: BTreeMap<(UnixMicros, KeyId), Arc<KeyEntry>>,
+    // A revoke closes by these, so that it does not have to look at every key.
+    by_label: HashMap<String, Vec<Arc<KeyEntry>>>,
+    by_run: HashMap<String, Vec<Arc<KeyEntry>>>,
+    by_parent: HashMap<KeyId, Vec<Arc<KeyEntry>>>,
+}
+
+/// The keys that a revoke has closed.
+#[derive(Default)]
+pub(super) struct Closed {
+    /// Closed by it.
+    pub(super) now: Vec<Arc<KeyEntry>>,
+    /// Revoked before.
+    pub(super) before: Vec<Arc<KeyEntry>>,
+    /// Ids that no key has.
+    pub(super) unknown: Vec<KeyId>,
+}
+
+impl Closed {
+    fn close(&mut self, entry: &Arc<KeyEntry>, now: UnixMicros) {
+        let to = if entry.revoke(now).is_ok() { &mut self.now } else { &mut self.before };
+        to.push(Arc::clone(entry));
+    }
+
+    /// All of them, those that it closed first.
+    pub(super) fn entries(&self) -> impl Iterator<Item = &Arc<KeyEntry>> {
+        self.now.iter().chain(&self.before)
+    }
 }
 
 impl Keys {
@@ -74,8 +101,44 @@ impl Keys {
         }
     }
 
-    fn find(&self, id: KeyId) -> Option<Arc<KeyEntry>> {
-        self.read().by_id.get(&id).map(Arc::clone)
+    /// Closes every key that `of` names, in one pass: those whose issue was acknowledged before this
+    /// was called are all in the table.
+    pub(super) fn close(&self, of: &Selector, now: UnixMicros) -> Closed {
+        let table = self.read();
+        let mut closed = Closed::default();
+        match of {
+            Selector::Ids(ids) => {
+                for id in ids {
+                    match table.by_id.get(id) {
+                        Some(entry) => closed.close(entry, now),
+                        None => closed.unknown.push(*id),
+                    }
+                }
+            }
+            Selector::Label(label) => {
+                table.by_label.get(label).into_iter().flatten().for_each(|entry| closed.close(entry, now));
+            }
+            Selector::AgentRunLabel(run) => {
+                table.by_run.get(run).into_iter().flatten().for_each(|entry| closed.close(entry, now));
+            }
+            Selector::Subtree(id) => match table.by_id.get(id) {
+                Some(root) => table.close_below(root, now, &mut closed),
+                None => closed.unknown.push(*id),
+            },
+            Selector::Vendor(vendor) => {
+                let is_of = |entry: &&Arc<KeyEntry>| entry.record.policy.vendor == *vendor;
+                table.in_order.values().filter(is_of).for_each(|entry| closed.close(entry, now));
+            }
+            Selector::All => table.in_order.values().for_each(|entry| closed.close(entry, now)),
+        }
+        closed
+    }
+
+    /// The revokes in `records` are on disk.
+    pub(super) fn revokes_were_stored(&self, records: &[KeyRecord]) {
+        let table = self.read();
+        let entries = records.iter().filter_map(|record| table.by_id.get(&record.id));
+        entries.for_each(|entry| entry.revoke_was_stored());
     }
 
     fn insert(&self, entry: Arc<KeyEntry>) {
@@ -89,9 +152,29 @@ impl Keys {
 
 impl Table {
     fn insert(&mut self, entry: Arc<KeyEntry>) {
+        let record = &entry.record;
+        if let Some(label) = &record.label {
+            self.by_label.entry(label.clone()).or_default().push(Arc::clone(&entry));
+        }
+        if let Some(run) = &record.agent_run_label {
+            self.by_run.entry(run.clone()).or_default().push(Arc::clone(&entry));
+        }
+        if let Some(parent) = record.parent {
+            self.by_parent.entry(parent).or_default().push(Arc::clone(&entry));
+        }
         self.by_digest.insert(entry.record.digest, entry.record.id);
         self.in_order.insert(place(&entry), Arc::clone(&entry));
         self.by_id.insert(entry.record.id, entry);
+    }
+
+    /// Closes `root` and all its descendants, parents first.
+    fn close_below(&self, root: &Arc<KeyEntry>, now: UnixMicros, closed: &mut Closed) {
+        let mut rest = vec![root];
+        // A key has one parent, and it was there before: this is a tree.
+        while let Some(entry) = rest.pop() {
+            closed.close(entry, now);
+            rest.extend(self.by_parent.get(&entry.record.id).into_iter().flatten());
+        }
     }
 }
 
@@ -120,10 +203,11 @@ impl Control {
             agent_run_label: spec.agent_run_label.clone(),
             metadata: spec.metadata.clone(),
             created_at: now,
+            parent: None,
             revoked_at: None,
         };
-        let stored = self.put(&record).recv_timeout(WAIT.saturating_mul(2));
-        match stored {
+        let stored = self.put(std::slice::from_ref(&record), || {});
+        match stored.recv_timeout(WAIT.saturating_mul(2)) {
             Ok(Ok(())) => {}
             Ok(Err(error)) => {
                 return refused(503, "storage_unavailable", None, format!("the key was not issued: {error}"));
@@ -140,9 +224,10 @@ impl Control {
         let entry = Arc::new(KeyEntry::new(record, Opening::new(self.clock.day()), Micros::ZERO));
         self.keys.insert(Arc::clone(&entry));
         let acks = self.post_all(|ack| Message::Add { entry: Arc::clone(&entry), ack });
-        if self.wait_all(&acks, after(Instant::now(), WAIT)).is_none() {
+        if !self.gather(&acks, after(Instant::now(), WAIT)).late.is_empty() {
             // Its text is not shown, so nobody can use it; closed, it also says so.
-            self.revoke(id, Instant::now());
+            let order = Revoke { of: Selector::Ids(vec![id]), cut: false };
+            self.revoke(&order, Instant::now());
             return refused(
                 503,
                 "worker_unavailable",
@@ -153,32 +238,21 @@ impl Control {
         Reply::Issued { vault_key, key: Box::new(view(&entry, &self.clock)) }
     }
 
-    /// Closes a key; then waits for shards and disk, both at once (rule Q19).
-    pub(super) fn revoke(&self, id: KeyId, arrived: Instant) -> Reply {
-        let Some(entry) = self.keys.find(id) else { return no_such_key() };
-        let revoked_at = entry.revoke(clock::wall());
-        let closed_us = micros_since(arrived);
-        let acks = self.post_all(|ack| Message::Revoked { key: id, ack });
-        let stored = self.put(&KeyRecord { revoked_at: Some(revoked_at), ..entry.record.clone() });
-        let until = after(arrived, WAIT);
-        let at_vendor = self.wait_all(&acks, until);
-        let acknowledged_us = micros_since(arrived);
-        let durable = matches!(stored.recv_deadline(until), Ok(Ok(())));
-        Reply::Revoked(Revoked {
-            id,
-            revoked_at,
-            acknowledged: at_vendor.is_some(),
-            durable,
-            closed_us,
-            acknowledged_us,
-            at_vendor: at_vendor.unwrap_or_default(),
-        })
-    }
-
-    fn put(&self, record: &KeyRecord) -> Receiver<Result<(), StoreError>> {
+    /// Hands records to the disk, which calls `written` once they are there.
+    pub(super) fn put(
+        &self,
+        records: &[KeyRecord],
+        written: impl FnOnce() + Send + 'static,
+    ) -> Receiver<Result<(), StoreError>> {
         let (sender, stored) = bounded(1);
-        // The receiver may have stopped waiting.
-        self.storage.put_key(record, move |result| drop(sender.try_send(result)));
+        let done = move |result: Result<(), StoreError>| {
+            if result.is_ok() {
+                written();
+            }
+            // The receiver may have stopped waiting.
+            sender.try_send(result).ok();
+        };
+        self.storage.put_keys(records, done);
         stored
     }
 }
@@ -242,10 +316,6 @@ fn place(entry: &KeyEntry) -> (UnixMicros, KeyId) {
     (entry.record.created_at, entry.record.id)
 }
 
-fn micros_since(instant: Instant) -> u64 {
-    u64::try_from(instant.elapsed().as_micros()).unwrap_or(u64::MAX)
-}
-
-fn after(instant: Instant, wait: Duration) -> Instant {
+pub(super) fn after(instant: Instant, wait: Duration) -> Instant {
     instant.checked_add(wait).unwrap_or(instant)
 }

@@ -2,6 +2,7 @@
 
 use std::rc::Rc;
 use std::sync::Arc;
+use std::time::Instant;
 
 use keybrake_proto::catalog::price::{self, Priced, QuoteError};
 use keybrake_proto::catalog::{Call, Catalog, Operation, Price};
@@ -210,6 +211,7 @@ pub(super) async fn forward(
     agent: &Downstream,
     target: &Target,
     admitted: &Admitted,
+    now: Instant,
 ) -> Result<Reply, Fault> {
     let (head, input) = (agent.head(), agent.input());
     let pool = target.pool(shard);
@@ -231,7 +233,7 @@ pub(super) async fn forward(
         fields: &fields,
         body: has_body.then(|| agent.body()),
     };
-    upstream::forward(shard, pool, admitted, &outgoing).await
+    upstream::forward(shard, pool, admitted, &outgoing, now).await
 }
 
 /// An Idempotency-Key of this vault key alone, so that no agent is handed another's stored answer

@@ -93,9 +93,9 @@ impl Trace {
         self.path_bytes = Some(call.path.len());
     }
 
-    /// It goes to the vendor now.
-    pub(super) fn sent(&mut self) {
-        self.sent = Some(Instant::now());
+    /// It goes to the vendor now: answers when that is.
+    pub(super) fn sent(&mut self) -> Instant {
+        *self.sent.insert(Instant::now())
     }
 
     /// The vendor's reply is there, or as much of it as is waited for.

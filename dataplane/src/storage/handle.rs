@@ -171,24 +171,26 @@ impl StorageHandle {
         self.records.len() < self.room && self.shared.takes_writes()
     }
 
-    /// Stores `record` over the one with its id; issue and revoke alike. Never blocks.
+    /// Stores `records` over those with their ids, all of them or none; issue and revoke alike. Either all are
+    /// revocations or none is. Never blocks.
     ///
     /// `done` is called once: with `Ok` when it is on disk. With an error an issued key does not
     /// exist. A revocation the disk refused ([`StoreError::Io`]) is kept, and tried again until it
     /// is on disk or the process ends; after [`StoreError::Busy`] it is for the caller to try again.
     /// It runs on the storage thread, or on this one where the queue is full, and should only post
     /// the answer.
-    pub(crate) fn put_key(
+    pub(crate) fn put_keys(
         &self,
-        record: &KeyRecord,
+        records: &[KeyRecord],
         done: impl FnOnce(Result<(), StoreError>) + Send + 'static,
     ) {
-        let value = match encode_key(record) {
-            Ok(value) => value,
+        let encoded = records.iter().map(|record| Ok((record.id, encode_key(record)?)));
+        let keys = match encoded.collect::<Result<_, StoreError>>() {
+            Ok(keys) => keys,
             Err(error) => return done(Err(error)),
         };
-        let (id, revoked) = (record.id, record.revoked_at.is_some());
-        let write = KeyWrite { id, value, revoked, done: Done::new(done) };
+        let revoked = records.iter().all(|record| record.revoked_at.is_some());
+        let write = KeyWrite { keys, revoked, done: Done::new(done) };
         let (command, error) = match self.commands.try_send(Command::Put(write)) {
             Ok(()) => return,
             Err(TrySendError::Full(command)) => (command, StoreError::Busy),

@@ -64,6 +64,7 @@ fn key_record(number: u8, revoked_at: Option<UnixMicros>) -> KeyRecord {
         agent_run_label: None,
         metadata: [("team".to_owned(), "a".to_owned())].into(),
         created_at: UnixMicros(1),
+        parent: None,
         revoked_at,
     }
 }

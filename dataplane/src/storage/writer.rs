@@ -70,11 +70,10 @@ impl Drop for Done {
     }
 }
 
-/// A key to write.
+/// Keys to write together.
 pub(super) struct KeyWrite {
-    pub(super) id: KeyId,
-    pub(super) value: Vec<u8>,
-    /// A revocation, which is tried until it is on disk.
+    pub(super) keys: Vec<(KeyId, Vec<u8>)>,
+    /// Revocations, which are tried until they are on disk.
     pub(super) revoked: bool,
     pub(super) done: Done,
 }
@@ -272,13 +271,13 @@ impl<S: Sink> Writer<S> {
 
     fn write_keys(&mut self, writes: Vec<KeyWrite>) {
         let mut batch = self.undurable_batch();
-        for write in &writes {
-            batch.put(Family::Keys, write.id.as_bytes(), &write.value);
+        for (id, value) in writes.iter().flat_map(|write| &write.keys) {
+            batch.put(Family::Keys, id.as_bytes(), value);
         }
         let result = self.commit_keys(&batch);
         for write in writes {
             if result.is_err() && write.revoked {
-                self.undurable.insert(write.id, write.value);
+                self.undurable.extend(write.keys);
             }
             write.done.tell(result.clone());
         }

@@ -138,13 +138,10 @@ pub(super) fn books(evidence: &Evidence, trace: &Trace, limits: Limits, found: &
             found.push(Violation::new(Rule::Audit, why).of_key(key).on(day));
         }
     }
+    let by_key = rows_by_key(evidence);
     for shown in &evidence.shown {
-        let rows: Vec<&Row> = evidence
-            .rows
-            .iter()
-            .filter(|row| evidence.chain(row.key()).any(|key| key == shown.key))
-            .collect();
-        let expected = Expected::of(&rows, shown.day, limits);
+        let rows = by_key.get(shown.key.as_str()).map(Vec::as_slice).unwrap_or_default();
+        let expected = Expected::of(rows, shown.day, limits);
         let mut say = |name: &str, shows: u64, least: u64, most: u64| {
             if shows < least || shows > most {
                 let why = format!("it shows {shows} {name}; the audit counts {least} to {most}");
@@ -154,6 +151,17 @@ pub(super) fn books(evidence: &Evidence, trace: &Trace, limits: Limits, found: &
         say("committed", shown.committed_micros, expected.committed_least, expected.committed_most);
         say("held", shown.held_micros, expected.held_least, expected.held_most);
     }
+}
+
+/// The rows of each key, those of its descendants with them.
+fn rows_by_key(evidence: &Evidence) -> BTreeMap<&str, Vec<&Row>> {
+    let mut by_key: BTreeMap<&str, Vec<&Row>> = BTreeMap::new();
+    for row in &evidence.rows {
+        for key in evidence.chain(row.key()) {
+            by_key.entry(key).or_default().push(row);
+        }
+    }
+    by_key
 }
 
 /// What a key may show when all is quiet: two equal bounds, but around midnight and for what is long in doubt.
@@ -264,8 +272,9 @@ pub(super) fn headroom_used(evidence: &Evidence, trace: &Trace) -> Option<u64> {
         let entry = smallest.entry((denied.row.key(), Day::of(denied.row.ts))).or_insert((u64::MAX, cap));
         entry.0 = entry.0.min(denied.amount());
     }
+    let by_key = rows_by_key(evidence);
     let used = smallest.into_iter().filter_map(|((key, day), (amount, cap))| {
-        let mut rows = evidence.rows.iter().filter(|row| row.key() == key && Day::of(row.ts) == day);
+        let mut rows = by_key.get(key)?.iter().filter(|row| Day::of(row.ts) == day);
         let is_doubtful = rows.clone().any(|row| row.outcome == "unknown");
         let spent = rows.try_fold(0_u64, |sum, row| sum.checked_add(row.amount_micros))?;
         let left = cap.saturating_sub(spent).saturating_sub(amount.saturating_sub(MINOR_MICROS));

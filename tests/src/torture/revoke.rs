@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use keybrake_proto::control::{Reply, Request, Revoked};
+use keybrake_proto::control::{Reply, Request, Revoke, Revoked, Selector};
 use serde_json::Value;
 
 use super::agents::AgentKey;
@@ -16,7 +16,7 @@ use super::random::Random;
 use super::report::Report;
 use super::scene::{KEYS, Scene, directory, usual_vendor};
 use super::{NotRun, Plan};
-use crate::control::{Question, key_id};
+use crate::control::{key_id, read_reply};
 use crate::wait::{eventually, now_micros, pass};
 
 /// Of all cycles, so many revokes under load and so many of a stopped dataplane.
@@ -31,6 +31,9 @@ const CAP_CENTS: u64 = 50_000_000;
 
 /// How long a stopped dataplane is given to acknowledge what it must not.
 const PATIENCE: Duration = Duration::from_millis(40);
+
+/// How long it then may take.
+const LATE: Duration = Duration::from_secs(20);
 
 /// The two times of each revoke, in microseconds.
 #[derive(Default)]
@@ -141,13 +144,16 @@ struct Round {
 fn revoke_while_stopped(scene: &mut Scene, key: &AgentKey, report: &mut Report) -> Round {
     let id = &key.issued.id;
     scene.keybrake.dataplane().freeze();
-    let mut question = Question::ask(&scene.keybrake.control().0, &Request::RevokeKey(key_id(id))).unwrap();
-    if let Ok(reply) = question.answer(PATIENCE) {
+    let order = Revoke { of: Selector::Ids(vec![key_id(id)]), cut: false };
+    let mut question = scene.keybrake.control().send(&Request::Revoke(order));
+    question.set_read_timeout(Some(PATIENCE)).unwrap();
+    if let Ok(reply) = read_reply(&mut question) {
         report.violation(format!("{id}: a stopped dataplane answered {reply:?}"));
     }
     let thawed_us = now_micros();
-    scene.keybrake.dataplane().thaw();
-    match question.answer(Duration::from_secs(20)) {
+    scene.keybrake.dataplane().go_on();
+    question.set_read_timeout(Some(LATE)).unwrap();
+    match read_reply(&mut question) {
         Ok(Reply::Revoked(revoked)) if revoked.acknowledged && revoked.durable => {
             key.revoked_us.store(now_micros(), Ordering::SeqCst);
         }

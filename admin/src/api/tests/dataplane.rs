@@ -4,7 +4,7 @@ use std::path::Path;
 
 use keybrake_proto::control::{
     self, ClockState, ClockView, Counter, FRAME_HEADER_BYTES, KeyStatus, KeyView, Refused, Reply, Request,
-    Revoked, Status,
+    Revoke, Revoked, Selector, Status,
 };
 use keybrake_proto::key::{self, KeyId};
 use keybrake_proto::money::Micros;
@@ -104,18 +104,25 @@ fn answer(request: Request, behavior: Behavior) -> Reply {
         Request::ListKeys { after: None, .. } => Reply::Keys { keys: vec![view()], more: true },
         Request::ShowKey(id) if id == Id::get() => Reply::Key(Box::new(view())),
         Request::SelfKey { vault_key: sent } if sent == vault_key => Reply::Key(Box::new(view())),
-        Request::RevokeKey(id) if id == Id::get() => Reply::Revoked(Revoked {
-            id,
-            revoked_at: UnixMicros::from_seconds(1_795_305_600),
-            acknowledged: behavior != Behavior::NotAcknowledged,
-            durable: behavior != Behavior::NotDurable,
-            closed_us: 42,
-            acknowledged_us: 310,
-            at_vendor: 1,
-        }),
+        Request::Revoke(Revoke { of, cut }) if of == Selector::Ids(vec![Id::get()]) => {
+            Reply::Revoked(Box::new(Revoked {
+                revoked: 1,
+                already_revoked: 0,
+                ids: vec![Id::get()],
+                unknown_ids: Vec::new(),
+                revoked_at: UnixMicros::from_seconds(1_795_305_600),
+                acknowledged: behavior != Behavior::NotAcknowledged,
+                late_workers: if behavior == Behavior::NotAcknowledged { vec![1] } else { Vec::new() },
+                durable: behavior != Behavior::NotDurable,
+                closed_us: 42,
+                acknowledged_us: 310,
+                at_vendor: 1,
+                cut: u64::from(cut),
+            }))
+        }
         Request::Clock => Reply::Clock(clock(behavior)),
         Request::ConfirmClock => Reply::Clock(clock(Behavior::Answers)),
-        Request::ShowKey(_) | Request::SelfKey { .. } | Request::RevokeKey(_) => Reply::Refused(Refused {
+        Request::ShowKey(_) | Request::SelfKey { .. } | Request::Revoke(_) => Reply::Refused(Refused {
             status: 404,
             code: "no_such_key".to_owned(),
             field: None,
@@ -136,6 +143,7 @@ fn view() -> KeyView {
         daily_usd_cap: Micros::new(150_500_000),
         committed_usd: Micros::new(10_000_000).unwrap(),
         held_usd: Micros::ZERO,
+        in_doubt_usd: Micros::ZERO,
         total_usd_cap: Micros::new(900_000_000),
         total_committed_usd: Micros::new(700_250_000),
         remaining_usd: Micros::new(140_500_000),

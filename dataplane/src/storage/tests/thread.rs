@@ -36,7 +36,7 @@ fn start_on(directory: &Directory) -> (StorageHandle, JoinHandle<()>) {
 
 fn put(handle: &StorageHandle, record: &KeyRecord) -> Receiver<Result<(), StoreError>> {
     let (answer, answers) = bounded(1);
-    handle.put_key(record, move |result| answer.send(result).unwrap());
+    handle.put_keys(std::slice::from_ref(record), move |result| answer.send(result).unwrap());
     answers
 }
 

@@ -1,0 +1,301 @@
+//! The control thread: it reads every frame, and closes what is to be revoked before anything else.
+//!
+//! It never waits but in `poll`, and wakes fifty times a second, so that it can say when it last saw that no
+//! order was left in its socket ([`Lease`](crate::lease::Lease)). What waits for shards or disk is done by a
+//! thread of its own, which hands the connection back.
+
+use std::fs::File;
+use std::io::{self, ErrorKind, Read as _, Write as _};
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use keybrake_proto::control::{self, FRAME_HEADER_BYTES, FrameError, Reply, Request};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+
+use super::revoke::Closing;
+use super::{Control, refused};
+use crate::lease;
+use crate::mailbox::Mailbox;
+
+/// Connections at a time; the admin process needs one a request.
+const PEERS_MAX: usize = 64;
+
+/// Connections the kernel holds before they are accepted.
+pub(super) const BACKLOG: i32 = 128;
+
+/// How long a peer may be silent or not read.
+const PEER_TIMEOUT: Duration = Duration::from_secs(60);
+
+/// The longest request: one to issue a key with every text at its limit.
+const REQUEST_BYTES_MAX: usize = 1024 * 1024;
+
+/// Read at once.
+const READ_BYTES: usize = 32 * 1024;
+
+/// How long to wait when no descriptor is free: it must not spin (rule G6).
+const BACK_OFF: Duration = Duration::from_millis(10);
+
+/// Serves the socket until the process ends. From its first look on, workers send.
+pub(crate) fn start(listener: UnixListener, control: Arc<Control>) -> io::Result<()> {
+    listener.set_nonblocking(true)?;
+    let (returned, line) = Mailbox::new()?;
+    line.set_nonblocking(true)?;
+    let mut front =
+        Front { control, listener, line, returned, peers: Vec::new(), count: Arc::default(), spare: spare() };
+    let run = move || {
+        let run = AssertUnwindSafe(|| {
+            loop {
+                front.turn();
+            }
+        });
+        if catch_unwind(run).is_err() {
+            // Deaf for orders to revoke, so the process ends and is restarted.
+            std::process::abort();
+        }
+    };
+    thread::Builder::new().name("control".to_owned()).spawn(run).map(drop)
+}
+
+/// A descriptor to give up where there is no other: a revoke must get in when agents have taken all.
+fn spare() -> Option<File> {
+    File::open("/dev/null").ok()
+}
+
+struct Front {
+    control: Arc<Control>,
+    listener: UnixListener,
+    /// Woken when a connection is handed back.
+    line: UnixStream,
+    returned: Mailbox<Peer>,
+    /// Those whose next request is waited for.
+    peers: Vec<Peer>,
+    /// Those and the ones being answered.
+    count: Arc<AtomicUsize>,
+    spare: Option<File>,
+}
+
+/// A connection.
+struct Peer {
+    stream: UnixStream,
+    input: Vec<u8>,
+    /// It sends no more. What it sent before counts: whoever gave up waiting has still ordered.
+    has_ended: bool,
+    since: Instant,
+    _counted: Counted,
+}
+
+/// Counts a peer down, however it ends.
+struct Counted(Arc<AtomicUsize>);
+
+impl Drop for Counted {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+/// A request that was read, with its accounts closed where it is to revoke.
+enum Work {
+    /// Shards and disk are waited for.
+    Finish(Closing),
+    Answer(Box<Request>),
+    Reply(Reply),
+}
+
+impl Front {
+    fn turn(&mut self) {
+        self.spare = self.spare.take().or_else(spare);
+        while let Some(peer) = self.returned.take() {
+            self.serve(peer, Instant::now());
+        }
+        // Before the look: what it does not see was not there at this time.
+        let before = self.control.lease.before_look();
+        let looked_at = Instant::now();
+        let Some(ready) = self.wait() else { return };
+        let arrived = Instant::now();
+        drop((&self.line).read(&mut [0; 64]));
+        for (mut peer, is_ready) in std::mem::take(&mut self.peers).into_iter().zip(ready) {
+            if !is_ready {
+                if peer.since.elapsed() < PEER_TIMEOUT {
+                    self.peers.push(peer);
+                }
+            } else {
+                peer.read();
+                self.serve(peer, arrived);
+            }
+        }
+        if self.accept_all(arrived) {
+            self.control.lease.renew(before, looked_at);
+        } else {
+            thread::sleep(BACK_OFF);
+        }
+    }
+
+    /// Waits for input; which peers have some. `None` when that cannot be known.
+    fn wait(&self) -> Option<Vec<bool>> {
+        let timeout = if self.returned.fall_asleep() { lease::RENEWAL } else { Duration::ZERO };
+        let nanoseconds = i64::try_from(timeout.as_nanos()).unwrap_or_default();
+        let timeout = Timespec { tv_sec: 0, tv_nsec: nanoseconds };
+        let mut fds =
+            vec![PollFd::new(&self.listener, PollFlags::IN), PollFd::new(&self.line, PollFlags::IN)];
+        let own = fds.len();
+        fds.extend(self.peers.iter().map(|peer| PollFd::new(&peer.stream, PollFlags::IN)));
+        poll(&mut fds, Some(&timeout)).ok()?;
+        Some(fds.iter().skip(own).map(|fd| !fd.revents().is_empty()).collect())
+    }
+
+    /// Accepts and reads whoever waits. `false` where one had to be left, with whatever it ordered.
+    fn accept_all(&mut self, arrived: Instant) -> bool {
+        // More cannot have waited when this turn looked, and they come in their order: a flood of later
+        // ones holds nobody back.
+        for _ in 0..=BACKLOG {
+            match self.listener.accept() {
+                Ok((stream, _)) => self.welcome(stream, arrived),
+                Err(error) if error.kind() == ErrorKind::WouldBlock => return true,
+                Err(error) if error.kind() == ErrorKind::Interrupted => {}
+                Err(_) if self.spare.take().is_some() => {}
+                Err(_) => return false,
+            }
+        }
+        true
+    }
+
+    fn welcome(&mut self, mut stream: UnixStream, arrived: Instant) {
+        if stream.set_nonblocking(true).is_err() {
+            return;
+        }
+        if self.is_full() {
+            // Some may have ended without a turn of their own yet.
+            for mut peer in std::mem::take(&mut self.peers) {
+                peer.read();
+                self.serve(peer, arrived);
+            }
+        }
+        if self.is_full() {
+            let busy = refused(503, "too_many_peers", None, "too many control connections; try again");
+            // Small enough for the socket's buffer.
+            drop(control::encode(&busy).map(|frame| stream.write_all(&frame)));
+            return;
+        }
+        self.count.fetch_add(1, Ordering::Relaxed);
+        let counted = Counted(Arc::clone(&self.count));
+        let mut peer =
+            Peer { stream, input: Vec::new(), has_ended: false, since: arrived, _counted: counted };
+        peer.read();
+        self.serve(peer, arrived);
+    }
+
+    fn is_full(&self) -> bool {
+        self.count.load(Ordering::Relaxed) >= PEERS_MAX
+    }
+
+    /// Serves the requests of `peer` that are there, up to one that takes longer.
+    fn serve(&mut self, mut peer: Peer, arrived: Instant) {
+        loop {
+            let work = match peer.take_frame() {
+                Ok(None) if peer.has_ended => return,
+                Ok(None) => return self.peers.push(peer),
+                Ok(Some(body)) => self.begin(&body, arrived),
+                // Where the next frame begins is not known.
+                Err(error) => {
+                    peer.has_ended = true;
+                    peer.input.clear();
+                    Work::Reply(refused(400, "malformed_frame", None, error.to_string()))
+                }
+            };
+            match work {
+                Work::Reply(reply) => {
+                    // It fits the socket's buffer, unless the peer does not read.
+                    let Ok(frame) = control::encode(&reply) else { return };
+                    if peer.stream.write_all(&frame).is_err() {
+                        return;
+                    }
+                    peer.since = arrived;
+                }
+                Work::Finish(closing) => {
+                    return self.hand_over(peer, move |control| control.finish(closing));
+                }
+                Work::Answer(request) => {
+                    return self.hand_over(peer, move |control| control.answer(*request, arrived));
+                }
+            }
+        }
+    }
+
+    /// Does what cannot wait.
+    fn begin(&self, body: &[u8], arrived: Instant) -> Work {
+        match control::decode(body) {
+            Ok(Request::Revoke(order)) => match self.control.close(&order, arrived) {
+                Ok(closing) => Work::Finish(closing),
+                Err(refusal) => Work::Reply(refusal),
+            },
+            // Microseconds, which is less than a thread takes; and agents can ask for these.
+            Ok(request @ (Request::ShowKey(_) | Request::SelfKey { .. })) => {
+                Work::Reply(self.control.answer(request, arrived))
+            }
+            Ok(request) => Work::Answer(Box::new(request)),
+            Err(error) => Work::Reply(refused(400, "malformed_frame", None, error.to_string())),
+        }
+    }
+
+    /// Has a thread of its own make the reply, write it, and hand the peer back.
+    fn hand_over(&self, mut peer: Peer, reply: impl FnOnce(&Control) -> Reply + Send + 'static) {
+        let (control, returned) = (Arc::clone(&self.control), self.returned.clone());
+        let finish = move || match answer(&mut peer.stream, &reply(&control)) {
+            Ok(()) => {
+                peer.since = Instant::now();
+                returned.post(peer);
+            }
+            // Whoever asked has given up.
+            Err(error) if error.kind() == ErrorKind::BrokenPipe => {}
+            Err(error) => eprintln!("keybrake-dataplane: control: {error}"),
+        };
+        // A thread that does not start drops the closure and with it the peer, which then has no answer.
+        thread::Builder::new().name("control-peer".to_owned()).spawn(finish).ok();
+    }
+}
+
+impl Peer {
+    /// Reads what is there.
+    fn read(&mut self) {
+        let mut buffer = [0; READ_BYTES];
+        // One request at a time is served, so there is nothing to gain from more than one.
+        while self.input.len() <= REQUEST_BYTES_MAX {
+            match self.stream.read(&mut buffer) {
+                Ok(read @ 1..) => self.input.extend_from_slice(buffer.get(..read).unwrap_or_default()),
+                Err(error) if error.kind() == ErrorKind::WouldBlock => return,
+                Err(error) if error.kind() == ErrorKind::Interrupted => {}
+                Ok(0) | Err(_) => {
+                    self.has_ended = true;
+                    return;
+                }
+            }
+        }
+    }
+
+    /// The next request's body, once all of it is there.
+    fn take_frame(&mut self) -> Result<Option<Vec<u8>>, FrameError> {
+        let Some((header, rest)) = self.input.split_first_chunk::<FRAME_HEADER_BYTES>() else {
+            return Ok(None);
+        };
+        let length = control::body_bytes(*header)?;
+        if length > REQUEST_BYTES_MAX {
+            return Err(FrameError::TooLong(length));
+        }
+        let Some(body) = rest.get(..length).map(<[u8]>::to_vec) else { return Ok(None) };
+        self.input.drain(..FRAME_HEADER_BYTES.saturating_add(length));
+        Ok(Some(body))
+    }
+}
+
+/// Writes a reply; waits for a peer that does not read, but not for ever.
+fn answer(stream: &mut UnixStream, reply: &Reply) -> io::Result<()> {
+    let frame = control::encode(reply).map_err(|error| io::Error::new(ErrorKind::InvalidData, error))?;
+    stream.set_nonblocking(false)?;
+    stream.set_write_timeout(Some(PEER_TIMEOUT))?;
+    stream.write_all(&frame)?;
+    stream.set_nonblocking(true)
+}

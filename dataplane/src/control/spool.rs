@@ -1,0 +1,127 @@
+//! Revokes that found no dataplane: files that the next one carries out before it listens (rule Q22).
+//!
+//! One file an order, so that nobody ever changes one. The admin process writes the same ones.
+
+use std::fs::{self, DirBuilder, File, OpenOptions};
+use std::io::{self, ErrorKind, Write as _};
+use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
+use std::os::unix::net::UnixListener;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context as _, bail};
+use keybrake_proto::config::Data;
+use keybrake_proto::control::{Revoke, SPOOL_BYTES_MAX, SPOOL_SUFFIX, Spooled};
+
+use super::keys::Keys;
+use crate::clock::wall as now;
+use crate::storage::Store;
+
+/// A recorded order.
+pub(super) struct Entry(PathBuf);
+
+impl Entry {
+    /// Takes it back, since it was carried out otherwise. A dataplane that has just started may have been faster.
+    pub(super) fn withdraw(self) {
+        fs::remove_file(self.0).ok();
+    }
+}
+
+/// Records an order; on disk when it returns. The error is one line for the operator.
+pub(super) fn record(data: &Data, revoke: &Revoke) -> Result<Entry, String> {
+    if !data.dir.is_dir() {
+        return Err(format!(
+            "no dataplane answers, and none has run here: data.dir {} does not exist; is it the right --config?",
+            data.dir.display()
+        ));
+    }
+    let dir = data.revoke_spool();
+    write(&data.dir, &dir, revoke).map(Entry).map_err(|error| {
+        format!(
+            "NOT revoked: no dataplane answers, and the order cannot be recorded in {}: {error}",
+            dir.display()
+        )
+    })
+}
+
+fn write(parent: &Path, dir: &Path, revoke: &Revoke) -> io::Result<PathBuf> {
+    match DirBuilder::new().mode(0o700).create(dir) {
+        Err(error) if error.kind() != ErrorKind::AlreadyExists => return Err(error),
+        Ok(()) | Err(_) => sync_dir(parent)?,
+    }
+    let recorded_at = now();
+    let name = format!("{}-{}", recorded_at.0, std::process::id());
+    let (unfinished, path) = (dir.join(format!("{name}.tmp")), dir.join(format!("{name}{SPOOL_SUFFIX}")));
+    let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&unfinished)?;
+    file.write_all(&Spooled { revoke: revoke.clone(), recorded_at }.encode())?;
+    file.sync_all()?;
+    fs::rename(&unfinished, &path)?;
+    sync_dir(dir)?;
+    Ok(path)
+}
+
+fn sync_dir(dir: &Path) -> io::Result<()> {
+    File::open(dir)?.sync_all()
+}
+
+/// Carries out every recorded order and then removes it. No agent may connect yet. The control socket must
+/// listen: whoever records an order looks for it once more afterwards, so none falls between.
+pub(crate) fn carry_out(
+    _listens: &UnixListener,
+    data: &Data,
+    store: &mut Store,
+    keys: &Keys,
+) -> anyhow::Result<()> {
+    let dir = data.revoke_spool();
+    let orders = read_all(&dir).with_context(|| format!("revoke spool {}", dir.display()))?;
+    if orders.is_empty() {
+        return Ok(());
+    }
+    let mut records = Vec::new();
+    for (_, Spooled { revoke, recorded_at }) in &orders {
+        let closed = keys.close(&revoke.of, now());
+        eprintln!(
+            "keybrake-dataplane: carried out the revoke of {recorded_at}, which found no dataplane: {} keys revoked, {} \
+             had been before",
+            closed.now.len(),
+            closed.before.len()
+        );
+        records.extend(closed.now.iter().filter_map(|entry| entry.undurable_revoke()));
+    }
+    store.put_keys(&records)?;
+    keys.revokes_were_stored(&records);
+    let removed = orders.iter().try_for_each(|(path, _)| fs::remove_file(path)).and_then(|()| sync_dir(&dir));
+    // Carried out again at a later start, an order by label would revoke keys that were issued meanwhile.
+    removed.with_context(|| {
+        format!("revoke spool {}: what was carried out cannot be removed; change its rights", dir.display())
+    })
+}
+
+/// The finished orders, oldest first.
+fn read_all(dir: &Path) -> anyhow::Result<Vec<(PathBuf, Spooled)>> {
+    let entries = match fs::read_dir(dir) {
+        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(Vec::new()),
+        entries => entries?,
+    };
+    let mut paths = Vec::new();
+    for entry in entries {
+        let path = entry?.path();
+        // Others are unfinished, and nobody was told that they are recorded.
+        if path.to_string_lossy().ends_with(SPOOL_SUFFIX) {
+            paths.push(path);
+        }
+    }
+    paths.sort();
+    let mut orders = Vec::new();
+    for path in paths {
+        let bytes = fs::read(&path).with_context(|| path.display().to_string())?;
+        let order = if bytes.len() <= SPOOL_BYTES_MAX { Spooled::decode(&bytes).ok() } else { None };
+        let Some(order) = order else {
+            bail!(
+                "{} is damaged, so the keys it revokes are not known; remove it, start, and revoke them again",
+                path.display()
+            );
+        };
+        orders.push((path, order));
+    }
+    Ok(orders)
+}
