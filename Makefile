@@ -1,6 +1,7 @@
 # Every command of this project; CI runs the same ones.
 .DEFAULT_GOAL := help
-.PHONY: help run build release test lint fmt bench clean setup-build setup-lint setup-test rocksdb
+.PHONY: help run build release test lint fmt bench torture clean setup-build setup-lint setup-test setup-torture \
+	rocksdb
 # The steps of a target need each other in order; cargo is the one that works in parallel.
 .NOTPARALLEL:
 
@@ -37,6 +38,9 @@ fmt: setup-lint ## format the code
 bench: rocksdb ## run the benchmarks
 	$(CARGO) bench --locked -p keybrake-benches
 
+torture: setup-torture rocksdb ## kill, cut, fill and starve it for 40 minutes, and judge: [PART=kill] [SEED=n] [ROUNDS=n]
+	@PART='$(PART)' SEED='$(SEED)' ROUNDS='$(ROUNDS)' scripts/torture.sh
+
 clean: ## remove what cargo built; RocksDB and the virtualenvs stay in the cache directory
 	$(CARGO) clean
 
@@ -48,6 +52,9 @@ setup-lint:
 
 setup-test:
 	@scripts/setup.sh test
+
+setup-torture:
+	@scripts/setup.sh torture
 
 # After the packages: it needs their compiler. Ten to twenty minutes the first time, nothing afterwards.
 rocksdb: setup-build

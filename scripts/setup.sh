@@ -5,6 +5,7 @@
 #   scripts/setup.sh build    what building and running need: compiler, libclang, make, curl
 #   scripts/setup.sh lint     also rustfmt and clippy
 #   scripts/setup.sh test     also git, faketime, python3 and a virtualenv for each SDK, in the cache directory
+#   scripts/setup.sh torture  what building needs, and faketime, e2fsprogs, iproute2 and mount
 #
 # Environment: KEYBRAKE_CACHE (cache directory).
 set -euo pipefail
@@ -20,8 +21,8 @@ has() { command -v "$1" >/dev/null 2>&1; }
 
 mode=${1:-}
 case $mode in
-    build | lint | test) ;;
-    *) die 'usage: scripts/setup.sh build|lint|test' ;;
+    build | lint | test | torture) ;;
+    *) die 'usage: scripts/setup.sh build|lint|test|torture' ;;
 esac
 
 # bindgen reads RocksDB's header with libclang, and libclang needs the headers that come with it.
@@ -50,15 +51,25 @@ has_libclang || packages+=(libclang-dev)
 if [ "$mode" = test ]; then
     # A test asks it which files are the project's.
     has git || packages+=(git)
-    # Tests set the clock of one process with it.
-    compgen -G '/usr/lib/*/faketime/libfaketimeMT.so.1' >/dev/null ||
-        compgen -G '/usr/lib/faketime/libfaketimeMT.so.1' >/dev/null || packages+=(faketime)
     # Debian leaves ensurepip out of python3, and without it a virtualenv has no pip.
     if ! has python3; then
         packages+=(python3 python3-venv)
     elif ! python3 -c 'import ensurepip, venv' 2>/dev/null; then
         packages+=(python3-venv)
     fi
+fi
+
+if [ "$mode" = test ] || [ "$mode" = torture ]; then
+    # Tests set the clock of one process with it.
+    compgen -G '/usr/lib/*/faketime/libfaketimeMT.so.1' >/dev/null ||
+        compgen -G '/usr/lib/faketime/libfaketimeMT.so.1' >/dev/null || packages+=(faketime)
+fi
+if [ "$mode" = torture ]; then
+    # Disks in files, and cables between namespaces; they are in /usr/sbin.
+    PATH=$PATH:/usr/sbin:/sbin
+    has mkfs.ext4 || packages+=(e2fsprogs)
+    has ip && has ss || packages+=(iproute2)
+    has mount || packages+=(mount)
 fi
 
 if [ "${#packages[@]}" -gt 0 ]; then
@@ -77,7 +88,7 @@ if [ "${#packages[@]}" -gt 0 ]; then
 fi
 
 has cargo || die 'cargo is missing: install Rust from https://rustup.rs'
-if [ "$mode" = build ]; then exit 0; fi
+if [ "$mode" = build ] || [ "$mode" = torture ]; then exit 0; fi
 
 components=()
 cargo fmt --version >/dev/null 2>&1 || components+=(rustfmt)

@@ -34,6 +34,17 @@ impl Control {
         read_reply(&mut stream).unwrap()
     }
 
+    /// Asks a dataplane that may be gone, or go at any time.
+    ///
+    /// # Errors
+    /// When none answers.
+    pub(crate) fn try_ask(&self, request: &Request) -> std::io::Result<Reply> {
+        let mut stream = UnixStream::connect(&self.0)?;
+        stream.set_read_timeout(Some(Duration::from_secs(30)))?;
+        stream.write_all(&control::encode(request).unwrap())?;
+        read_reply(&mut stream)
+    }
+
     /// How the dataplane is.
     ///
     /// # Panics

@@ -2,6 +2,7 @@
 //!
 //! The process's boot clock and timers stay true, as they do when somebody sets a machine's clock.
 
+use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -9,6 +10,8 @@ use crate::http;
 use crate::keybrake::Keybrake;
 use crate::process::Process;
 use crate::wait::now_micros;
+
+const LIBRARY: &str = "faketime/libfaketimeMT.so.1";
 
 const DAY_MICROS: u64 = 86_400_000_000;
 
@@ -54,11 +57,22 @@ impl FakeTime {
 
     /// Lets `command` run by this clock.
     pub fn apply(&self, command: &mut Command) {
-        command
-            .env("LD_PRELOAD", &self.library)
-            .env("FAKETIME_TIMESTAMP_FILE", &self.file)
-            .env("FAKETIME_NO_CACHE", "1")
-            .env("FAKETIME_DONT_FAKE_MONOTONIC", "1");
+        command.envs(self.environment());
+    }
+
+    /// The variables that do so.
+    pub(crate) fn environment(&self) -> [(&'static str, OsString); 4] {
+        [
+            ("LD_PRELOAD", self.library.clone().into()),
+            ("FAKETIME_TIMESTAMP_FILE", self.file.clone().into()),
+            ("FAKETIME_NO_CACHE", "1".into()),
+            ("FAKETIME_DONT_FAKE_MONOTONIC", "1".into()),
+        ]
+    }
+
+    /// How far it is from the machine's clock, in microseconds.
+    pub(crate) fn offset_micros(&self) -> i64 {
+        self.offset_micros
     }
 
     /// Starts the dataplane by this clock and waits until it takes requests.
@@ -83,10 +97,11 @@ impl FakeTime {
 
 /// Where Debian and its kin put it.
 fn library() -> PathBuf {
-    let name = "faketime/libfaketimeMT.so.1";
-    let below = std::fs::read_dir("/usr/lib").unwrap().flatten().map(|entry| entry.path());
-    let mut found = below.chain([PathBuf::from("/usr/lib")]).map(|dir| dir.join(name));
-    found
-        .find(|path| path.exists())
-        .unwrap_or_else(|| panic!("{name} is missing: run `scripts/setup.sh test`"))
+    installed().unwrap_or_else(|| panic!("{LIBRARY} is missing: run `scripts/setup.sh test`"))
+}
+
+/// libfaketime, where it is installed.
+pub(crate) fn installed() -> Option<PathBuf> {
+    let below = std::fs::read_dir("/usr/lib").into_iter().flatten().flatten().map(|entry| entry.path());
+    below.chain([PathBuf::from("/usr/lib")]).map(|dir| dir.join(LIBRARY)).find(|path| path.exists())
 }

@@ -76,11 +76,33 @@ impl Client {
         Client::of(TcpStream::connect(address).unwrap_or_else(|error| panic!("{address}: {error}")))
     }
 
+    /// Connects to a peer that may be gone, or go at any time.
+    ///
+    /// # Errors
+    /// When nothing accepts.
+    pub(crate) fn open(address: SocketAddr, silence_max: Duration) -> std::io::Result<Client> {
+        let stream = TcpStream::connect_timeout(&address, silence_max)?;
+        Client::prepared(stream, silence_max)
+    }
+
     fn of(stream: TcpStream) -> Client {
-        stream.set_read_timeout(Some(SILENCE_MAX)).unwrap();
-        stream.set_write_timeout(Some(SILENCE_MAX)).unwrap();
-        stream.set_nodelay(true).unwrap();
-        Client { stream: BufReader::new(stream) }
+        Client::prepared(stream, SILENCE_MAX).unwrap()
+    }
+
+    fn prepared(stream: TcpStream, silence_max: Duration) -> std::io::Result<Client> {
+        stream.set_read_timeout(Some(silence_max))?;
+        stream.set_write_timeout(Some(silence_max))?;
+        stream.set_nodelay(true)?;
+        Ok(Client { stream: BufReader::new(stream) })
+    }
+
+    /// Sends one request and reads its reply, or says why there is none.
+    ///
+    /// # Errors
+    /// When the peer closes, resets or is silent.
+    pub(crate) fn exchange(&mut self, request: &[u8]) -> std::io::Result<Reply> {
+        self.stream.get_mut().write_all(request)?;
+        self.try_reply()
     }
 
     /// Sends bytes as they are.

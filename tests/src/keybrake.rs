@@ -1,5 +1,7 @@
 //! keybrake itself: a data directory of its own, a dataplane, and an admin process where one is asked for.
 
+mod torture;
+
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -11,7 +13,7 @@ use tempfile::TempDir;
 use crate::control::Control;
 use crate::http::{self, Reply};
 use crate::port::Port;
-use crate::process::{Process, binary};
+use crate::process::Process;
 use crate::wait::eventually;
 
 /// The vendor credential of the tests: localstripe takes any key that begins with `sk_`.
@@ -23,6 +25,9 @@ pub const ADMIN_TOKEN: &str = "kbadmin_of-the-black-box-tests-0123456789";
 /// The variable that holds [`SECRET`] when a dataplane starts.
 const SECRET_VARIABLE: &str = "STRIPE_SECRET_KEY";
 
+/// Small files, so that tests see what happens at their ends.
+const SEGMENT_BYTES: u64 = 1024 * 1024;
+
 /// What a test wants of a keybrake.
 #[derive(Debug, Clone)]
 pub struct Setup {
@@ -33,6 +38,7 @@ pub struct Setup {
     secret: Option<String>,
     admin: bool,
     in_memory: bool,
+    torture: torture::Extras,
 }
 
 impl Setup {
@@ -49,6 +55,7 @@ impl Setup {
             secret: Some(SECRET.to_owned()),
             admin: false,
             in_memory: false,
+            torture: torture::Extras::default(),
         }
     }
 
@@ -96,7 +103,7 @@ impl Setup {
     pub fn prepare(self) -> Keybrake {
         let memory = Path::new("/dev/shm");
         let parent = if self.in_memory && memory.is_dir() { memory.to_owned() } else { std::env::temp_dir() };
-        let dir = tempfile::Builder::new().prefix("keybrake-test-").tempdir_in(parent).unwrap();
+        let dir = self.torture.dir(parent);
         std::fs::create_dir(dir.path().join("out")).unwrap();
         let keybrake = Keybrake {
             dataplane: None,
@@ -161,7 +168,7 @@ impl Keybrake {
     /// The data directory.
     #[must_use]
     pub fn data(&self) -> PathBuf {
-        self.dir().join("data")
+        self.setup.torture.data.clone().unwrap_or_else(|| self.dir().join("data"))
     }
 
     /// The configuration file.
@@ -176,11 +183,13 @@ impl Keybrake {
         let Setup { vendor, workers, proxy_lines, vendor_lines, .. } = &self.setup;
         format!(
             "[proxy]\nlisten = \"{}\"\nworkers = {workers}\n{proxy_lines}\n[admin]\nlisten = \"{}\"\n\n\
-             [data]\ndir = \"{}\"\njournal_segment_bytes = 1048576\n\n\
+             [data]\ndir = \"{}\"\njournal_segment_bytes = {}\n{}\n\
              [[vendor]]\nname = \"stripe\"\nbase_url = \"{vendor}\"\ncredential_env = \"{SECRET_VARIABLE}\"\n{vendor_lines}",
             self.proxy(),
             self.admin_address(),
-            self.data().display()
+            self.data().display(),
+            self.setup.torture.segment_bytes.unwrap_or(SEGMENT_BYTES),
+            self.setup.torture.config
         )
     }
 
@@ -232,7 +241,7 @@ impl Keybrake {
     }
 
     fn command(&self, name: &str) -> Command {
-        let mut command = Command::new(binary(name));
+        let mut command = Command::new(self.setup.torture.binary(name));
         for (variable, _) in std::env::vars_os() {
             if variable.to_string_lossy().starts_with("KEYBRAKE_") {
                 command.env_remove(variable);
@@ -242,6 +251,7 @@ impl Keybrake {
         if let Some(secret) = &self.setup.secret {
             command.env(SECRET_VARIABLE, secret);
         }
+        self.setup.torture.apply(name, &mut command);
         command
     }
 

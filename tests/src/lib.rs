@@ -24,6 +24,7 @@ mod relay;
 mod scan;
 mod sdk;
 mod stand_in;
+pub mod torture;
 mod vendor;
 mod wait;
 

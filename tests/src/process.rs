@@ -139,6 +139,13 @@ impl Process {
         self.signal(libc::SIGCONT);
     }
 
+    /// Whether it has ended, without taking note of its end: its process id stays its own.
+    #[cfg(target_os = "linux")]
+    #[must_use]
+    pub fn is_dead(&self) -> bool {
+        self.status.is_some() || task_states(self.pid()).iter().all(|state| matches!(state, 'Z' | 'X'))
+    }
+
     fn signal(&mut self, signal: i32) {
         if self.ended().is_some() {
             return;
@@ -194,6 +201,34 @@ fn ptrace(request: libc::c_uint, thread: libc::pid_t) -> libc::c_long {
     let none = std::ptr::null_mut::<libc::c_void>();
     // SAFETY: these requests read and write no memory of this process.
     unsafe { libc::ptrace(request, thread, none, none) }
+}
+
+/// What each thread of a process does, as the kernel's one letter; empty if there is no such process.
+#[cfg(target_os = "linux")]
+fn task_states(pid: u32) -> Vec<char> {
+    let Ok(tasks) = std::fs::read_dir(format!("/proc/{pid}/task")) else { return Vec::new() };
+    let state = |task: std::fs::DirEntry| {
+        let stat = std::fs::read_to_string(task.path().join("stat")).ok()?;
+        // The command's name stands in parentheses and may hold anything.
+        stat.rsplit_once(") ")?.1.chars().next()
+    };
+    tasks.flatten().filter_map(state).collect()
+}
+
+/// Makes a child end when the thread that starts it ends, also if that is killed: nothing stays behind.
+#[cfg(target_os = "linux")]
+pub(crate) fn tie(command: &mut Command) {
+    use std::os::unix::process::CommandExt as _;
+    // SAFETY: between fork and exec only the one system call is made, which takes no pointers.
+    unsafe {
+        command.pre_exec(|| {
+            // SAFETY: as above.
+            match libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL) {
+                0 => Ok(()),
+                _ => Err(std::io::Error::last_os_error()),
+            }
+        });
+    }
 }
 
 /// Kills a process that a child of the test started.

@@ -13,7 +13,7 @@ use crate::process::{Process, binary};
 /// A running stand-in; it lets [`SECRET`] in and nothing else.
 #[derive(Debug)]
 pub struct StandIn {
-    _process: Process,
+    process: Process,
     address: SocketAddr,
 }
 
@@ -50,15 +50,29 @@ impl StandIn {
     #[must_use]
     pub fn start_with(dir: &Path, arguments: &[&str]) -> StandIn {
         let mut command = Command::new(binary("keybrake-loadtest"));
-        command.args(["vendor", "stripe", "--listen", "127.0.0.1:0", "--key", SECRET]).args(arguments);
-        let mut process = Process::start("stand-in", dir, &mut command);
+        StandIn::run(dir, command.args(["vendor", "stripe", "--listen", "127.0.0.1:0"]).args(arguments))
+    }
+
+    /// Runs `command`, which starts one, perhaps elsewhere or under another clock.
+    ///
+    /// # Panics
+    /// When it does not listen in time.
+    #[must_use]
+    pub(crate) fn run(dir: &Path, command: &mut Command) -> StandIn {
+        command.args(["--key", SECRET]);
+        let mut process = Process::start("stand-in", dir, command);
         let address = process.wait_until("listening", |process| {
             process
                 .stdout()
                 .lines()
                 .find_map(|line| line.strip_prefix("stand-in stripe on http://")?.parse().ok())
         });
-        StandIn { _process: process, address }
+        StandIn { process, address }
+    }
+
+    /// Ends it as a crash would.
+    pub(crate) fn kill_9(&mut self) {
+        self.process.kill_9();
     }
 
     /// Where it listens.

@@ -27,8 +27,18 @@ pub fn within<T>(limit: Duration, what: &str, mut probe: impl FnMut() -> Option<
             return found;
         }
         assert!(start.elapsed() < limit, "waited {limit:?} for {what}");
-        std::thread::sleep(PAUSE);
+        nap(PAUSE);
     }
+}
+
+/// Lets time pass where the time itself is what is tested: the moment of a kill, the length of an outage.
+/// A test waits for events, with [`eventually`].
+pub(crate) fn pass(time: Duration) {
+    nap(time);
+}
+
+fn nap(time: Duration) {
+    std::thread::sleep(time);
 }
 
 /// Microseconds since the epoch, by the clock that the stand-ins' ledgers use.
