@@ -7,6 +7,7 @@ mod auth;
 mod body;
 mod clock;
 mod connection;
+mod doubts;
 mod error;
 mod health;
 mod keys;
@@ -81,6 +82,9 @@ fn routes() -> Vec<Route> {
         get_route(Access::Operator, "/healthz", get(health::healthz)),
         get_route(Access::Operator, "/clock", get(clock::show)),
         post_route(Access::Operator, "/clock/confirm", post(clock::confirm)),
+        get_route(Access::Operator, "/doubts", get(doubts::list)),
+        post_route(Access::Operator, "/doubts/{id}/settle", post(doubts::settle)),
+        post_route(Access::Operator, "/doubts/{id}/void", post(doubts::void)),
         post_route(Access::Operator, "/vault/keys", post(keys::issue)),
         post_route(Access::Operator, "/vault_keys", post(keys::issue)),
         get_route(Access::Operator, "/vault/keys", get(keys::list)),

@@ -3,6 +3,7 @@
 mod audit;
 mod client;
 mod clock;
+mod doubt;
 mod drill;
 mod key;
 mod revoke;
@@ -97,6 +98,13 @@ enum Command {
                             everything is up and ready."
     )]
     Status(Connection),
+    /// List calls whose outcome is not known, and say what they came to.
+    #[command(
+        subcommand,
+        after_help = "Examples:\n  keybrake doubt list\n  keybrake doubt settle d000000000000002a --usd 12.50\n  keybrake \
+                      doubt void d000000000000002a"
+    )]
+    Doubt(doubt::DoubtCommand),
     /// Show the system clock as the guard of the day sees it, or accept it.
     #[command(
         after_help = "Examples:\n  keybrake clock\n  keybrake clock confirm\n\nThe exit status is 1 unless the \
@@ -161,6 +169,7 @@ pub(crate) fn run(cli: &Cli) -> Result<ExitCode, Failure> {
         Command::Drill(arguments) => drill::run(&invocation, arguments),
         Command::Audit(command) => audit::run(&invocation, command),
         Command::Status(connection) => status::status(&invocation, connection),
+        Command::Doubt(command) => doubt::run(&invocation, command),
         Command::Clock(arguments) => clock::run(&invocation, arguments),
         Command::Config(command) => status::config(&invocation, command),
         Command::Token(arguments) => status::token(&invocation, arguments),

@@ -162,9 +162,13 @@ async fn ask(control: &Control, revoke: &Revoke) -> Result<Ordered, ControlError
     match control.call(&Request::Revoke(revoke.clone())).await? {
         Reply::Revoked(revoked) => Ok(Ordered::Answered(revoked)),
         Reply::Refused(refused) => Ok(Ordered::Refused(refused)),
-        Reply::Status(_) | Reply::Issued { .. } | Reply::Keys { .. } | Reply::Key(_) | Reply::Clock(_) => {
-            Err(ControlError::Unexpected)
-        }
+        Reply::Status(_)
+        | Reply::Issued { .. }
+        | Reply::Keys { .. }
+        | Reply::Key(_)
+        | Reply::Clock(_)
+        | Reply::Doubts(_)
+        | Reply::DoubtResolved(_) => Err(ControlError::Unexpected),
     }
 }
 

@@ -131,6 +131,12 @@ impl<C: Cell> Account<C> {
         chain::resolve(self, today, quote, charge, booked);
     }
 
+    /// Takes `amount` back, which was booked on `day`: in the window only while that day lasts, and
+    /// for the key's life (rule Q1).
+    pub(crate) fn void(&self, amount: Micros, day: Day) {
+        chain::void(self, amount, |_| Some(day));
+    }
+
     /// From here on no reserve succeeds on any core, on this key or below it.
     pub(crate) fn close(&self) {
         chain::close(self);

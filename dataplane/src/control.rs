@@ -5,6 +5,7 @@
 //! by messages and never wait for anything here.
 
 mod client;
+mod doubts;
 mod front;
 mod keys;
 mod revoke;
@@ -34,6 +35,7 @@ use crate::seal::KeyDigester;
 use crate::shard::{Ack, Message};
 use crate::storage::StorageHandle;
 pub(crate) use client::{Told, order};
+pub(crate) use doubts::start as start_doubts;
 pub(crate) use front::start;
 pub(crate) use keys::Keys;
 pub(crate) use revoke::Figures;
@@ -100,14 +102,16 @@ impl Control {
                 self.keys.show_self(&self.clock, &self.digester.digest(vault_key.as_bytes()))
             }
             Request::Revoke(order) => self.revoke(&order, arrived),
-            Request::Clock => Reply::Clock(self.clock.view()),
+            Request::Clock => Reply::Clock(Box::new(self.clock.view())),
             Request::ConfirmClock => self.confirm_clock(),
+            Request::Doubts => self.doubts(),
+            Request::ResolveDoubt { id, charge_usd } => self.resolve_doubt(&id, charge_usd),
         }
     }
 
     fn confirm_clock(&self) -> Reply {
         match self.clock.confirm() {
-            Ok(view) => Reply::Clock(view),
+            Ok(view) => Reply::Clock(Box::new(view)),
             Err(error) => {
                 let message = format!("the clock was not confirmed: its record cannot be written: {error}");
                 refused(503, "storage_unavailable", None, message)

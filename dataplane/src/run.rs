@@ -88,12 +88,7 @@ impl Running {
             .with_context(|| format!("proxy.listen {} cannot be used", config.proxy.listen))?;
         let proxy_listen = listeners.first().map_or(Ok(config.proxy.listen), TcpListener::local_addr)?;
         let lease = lease()?;
-        let progress = progress::all(workers, |shard| {
-            u16::try_from(shard)
-                .ok()
-                .and_then(|shard| recovered.last.get(&shard).copied())
-                .unwrap_or_default()
-        });
+        let progress = progress::all(workers, |shard| recovered.last_of(shard));
         // The thread is waited for by `flush_and_stop`, which also reports.
         let (storage, _thread) = storage::start(store, books, Arc::clone(&progress))?;
         let common = Arc::new(Common {
@@ -122,30 +117,15 @@ impl Running {
         };
         let mailboxes = (0..workers).map(|_| Mailbox::new()).collect::<io::Result<Vec<_>>>()?;
         let journals = start_journals(&config, &mailboxes, &recovered, (&progress, marks), &storage, boot)?;
-        let shards = listeners.into_iter().zip(mailboxes).zip(journals);
-        for (index, ((listener, (mailbox, wake)), journal)) in shards.enumerate() {
-            let metrics = Arc::new(Metrics::default());
-            control.shards.push(mailbox.clone());
-            control.metrics.push(Arc::clone(&metrics));
-            let worker = Worker {
-                index,
-                kernel,
-                common: Arc::clone(&common),
-                keys: Arc::clone(&keys),
-                listener,
-                journal,
-                metrics,
-                mailbox,
-                wake,
-                run: random()?,
-                connections_max: u64::try_from(config.proxy.connections_max.div_ceil(workers))?,
-                ended: ended_sender.clone(),
-            };
-            worker.start().context("a worker thread does not start")?;
+        let shards = listeners.into_iter().zip(mailboxes).zip(journals).enumerate();
+        for (index, ((listener, mailbox), journal)) in shards {
+            let worker = Places { index, kernel, listener, mailbox, journal };
+            start_worker(worker, &common, &keys, &mut control, ended_sender.clone())?;
         }
         let control = Arc::new(control);
         control::start(control_listener, Arc::clone(&control))
             .context("the control thread does not start")?;
+        control::start_doubts(Arc::clone(&control)).context("the doubts thread does not start")?;
         let workers_text = if workers == 1 { "1 worker".to_owned() } else { format!("{workers} workers") };
         eprintln!("keybrake-dataplane: agents at http://{proxy_listen}, {workers_text}, {}", kernel.as_str());
         Ok(Running { config, control, storage, ended, signals })
@@ -211,6 +191,45 @@ impl Running {
         }
         true
     }
+}
+
+/// What one worker is started with and no other.
+struct Places {
+    index: usize,
+    kernel: Kernel,
+    listener: TcpListener,
+    mailbox: (Mailbox<Message>, UnixStream),
+    journal: Journal,
+}
+
+fn start_worker(
+    Places { index, kernel, listener, mailbox: (mailbox, wake), journal }: Places,
+    common: &Arc<Common>,
+    keys: &Arc<[Arc<KeyEntry>]>,
+    control: &mut Control,
+    ended: Sender<io::Result<()>>,
+) -> anyhow::Result<()> {
+    let metrics = Arc::new(Metrics::default());
+    control.shards.push(mailbox.clone());
+    control.metrics.push(Arc::clone(&metrics));
+    // The channel has room for the end of each worker.
+    let workers = ended.capacity().unwrap_or(1).max(1);
+    let connections_max = common.config.proxy.connections_max.div_ceil(workers);
+    let worker = Worker {
+        index,
+        kernel,
+        common: Arc::clone(common),
+        keys: Arc::clone(keys),
+        listener,
+        journal,
+        metrics,
+        mailbox,
+        wake,
+        run: random()?,
+        connections_max: u64::try_from(connections_max)?,
+        ended,
+    };
+    worker.start().context("a worker thread does not start")
 }
 
 /// The journals, whose news go to the shards' mailboxes.

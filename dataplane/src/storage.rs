@@ -18,7 +18,7 @@ mod tests;
 
 pub(crate) use books::{Books, Doubt, Handed, Opening};
 pub(crate) use error::StoreError;
-pub(crate) use format::{Spend, StoredCredential};
+pub(crate) use format::StoredCredential;
 pub(crate) use handle::{StorageHandle, start};
 pub(crate) use resolve::{NoDoubt, Resolution, Resolved, Verdict};
 

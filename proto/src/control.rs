@@ -59,6 +59,16 @@ pub enum Request {
     Clock,
     /// An operator says that the wall clock is right; answered by [`Reply::Clock`] once that is on disk.
     ConfirmClock,
+    /// The calls in doubt; answered by [`Reply::Doubts`].
+    Doubts,
+    /// What a call in doubt came to; answered by [`Reply::DoubtResolved`] once that is on disk.
+    ResolveDoubt {
+        /// The doubt's id.
+        id: String,
+        /// What it cost; `None`: it moved nothing.
+        #[serde(with = "usd::option")]
+        charge_usd: Option<Micros>,
+    },
 }
 
 /// What the dataplane answers.
@@ -86,9 +96,58 @@ pub enum Reply {
     /// To [`Request::Revoke`].
     Revoked(Box<Revoked>),
     /// To [`Request::Clock`] and [`Request::ConfirmClock`].
-    Clock(ClockView),
+    Clock(Box<ClockView>),
+    /// To [`Request::Doubts`], oldest first of each worker.
+    Doubts(Vec<DoubtView>),
+    /// To [`Request::ResolveDoubt`].
+    DoubtResolved(Box<DoubtResolved>),
     /// The request was understood and refused.
     Refused(Refused),
+}
+
+/// A call that was sent and whose outcome is not known. Times are RFC 3339, amounts USD.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DoubtView {
+    /// Its id, `d` and sixteen hexadecimal digits.
+    pub id: String,
+    /// Whose money.
+    pub vault_key_id: KeyId,
+    /// The id of the call's row in the audit, and of keybrake's reply.
+    pub request_id: String,
+    /// When the call came.
+    pub ts: String,
+    /// Since when it is in doubt.
+    pub since: String,
+    /// The vendor.
+    pub vendor: String,
+    /// What was called.
+    pub method: String,
+    /// The canonical path.
+    pub path: String,
+    /// As the agent sent it.
+    pub idempotency_key: Option<String>,
+    /// The vendor's id of the call, where it gave one.
+    pub vendor_request_id: Option<String>,
+    /// What counts for it until it is resolved.
+    #[serde(with = "usd")]
+    pub quote_usd: Micros,
+    /// The UTC day on which it was booked at that, an hour after it came in doubt; `None`: it is held.
+    pub booked_on: Option<String>,
+}
+
+/// What a doubt came to.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DoubtResolved {
+    /// Its id.
+    pub id: String,
+    /// Whose money.
+    pub vault_key_id: KeyId,
+    /// What was counted for it.
+    #[serde(with = "usd")]
+    pub quote_usd: Micros,
+    /// What counts for it from now on.
+    #[serde(with = "usd")]
+    pub charge_usd: Micros,
 }
 
 /// A refused request, in the words of an HTTP answer.
@@ -309,7 +368,7 @@ mod tests {
         let id = KeyId::from_bytes(b"0123456789abcdef").unwrap();
         check(&Request::Status);
         check(&Request::ConfirmClock);
-        check(&Reply::Clock(ClockView {
+        check(&Reply::Clock(Box::new(ClockView {
             state: ClockState::Suspended,
             why: Some("step_back".to_owned()),
             since: None,
@@ -319,7 +378,7 @@ mod tests {
             day: "2026-11-21".to_owned(),
             resets_at: "2026-11-22T00:00:00Z".to_owned(),
             latest_seen: "2026-11-22T00:00:00Z".to_owned(),
-        }));
+        })));
         check(&Request::ListKeys { after: Some(id), limit: 10 });
         check(&Request::IssueKey(Box::new(KeySpec {
             vendor: "stripe".to_owned(),

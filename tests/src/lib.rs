@@ -43,4 +43,4 @@ pub use vendor::{Seen, Vendor, paid, whole};
 pub use wait::{eventually, now_micros, within};
 
 #[cfg(target_os = "linux")]
-pub use process::{kill_9, resident_bytes};
+pub use process::{FrozenThread, kill_9, resident_bytes};

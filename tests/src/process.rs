@@ -155,6 +155,54 @@ impl Process {
     }
 }
 
+/// One thread of a process, stopped while the others run; it goes on when this is dropped, which must happen on
+/// the thread that made it.
+#[cfg(target_os = "linux")]
+#[derive(Debug)]
+pub struct FrozenThread(libc::pid_t);
+
+#[cfg(target_os = "linux")]
+impl FrozenThread {
+    /// Stops the thread called `name`. `None`, with a line on standard error, where this machine forbids it.
+    ///
+    /// # Panics
+    /// When there is no such thread, or it does not stop.
+    #[must_use]
+    pub fn stop(process: &Process, name: &str) -> Option<FrozenThread> {
+        let is_it =
+            |task: &PathBuf| std::fs::read_to_string(task.join("comm")).is_ok_and(|comm| comm.trim() == name);
+        let tasks = std::fs::read_dir(format!("/proc/{}/task", process.pid())).unwrap();
+        let task = tasks.map(|task| task.unwrap().path()).find(is_it);
+        let task = task.unwrap_or_else(|| panic!("no thread {name}"));
+        let thread: libc::pid_t = task.file_name().unwrap().to_str().unwrap().parse().unwrap();
+        if ptrace(libc::PTRACE_SEIZE, thread) != 0 {
+            eprintln!("not run: a thread cannot be stopped: {}", std::io::Error::last_os_error());
+            return None;
+        }
+        let frozen = FrozenThread(thread);
+        assert_eq!(ptrace(libc::PTRACE_INTERRUPT, thread), 0, "{}", std::io::Error::last_os_error());
+        let mut status = 0;
+        // SAFETY: the pointer is to a live integer.
+        let waited = unsafe { libc::waitpid(thread, &raw mut status, libc::__WALL) };
+        assert!(waited == thread && libc::WIFSTOPPED(status), "{waited} {status}");
+        Some(frozen)
+    }
+}
+
+#[cfg(target_os = "linux")]
+impl Drop for FrozenThread {
+    fn drop(&mut self) {
+        ptrace(libc::PTRACE_DETACH, self.0);
+    }
+}
+
+#[cfg(target_os = "linux")]
+fn ptrace(request: libc::c_uint, thread: libc::pid_t) -> libc::c_long {
+    let none = std::ptr::null_mut::<libc::c_void>();
+    // SAFETY: these requests read and write no memory of this process.
+    unsafe { libc::ptrace(request, thread, none, none) }
+}
+
 /// What each thread of a process does, as the kernel's one letter; empty if there is no such process.
 #[cfg(target_os = "linux")]
 fn task_states(pid: u32) -> Vec<char> {

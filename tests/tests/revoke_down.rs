@@ -15,7 +15,8 @@ use std::time::Duration;
 
 use keybrake_proto::control::{KeyStatus, Reply, Request, Revoke, SPOOL_NAME, Selector};
 use keybrake_tests::{
-    Client, Issued, Keybrake, Setup, Vendor, eventually, form_post, get, key_id, paid, read_reply,
+    Client, FrozenThread, Issued, Keybrake, Setup, Vendor, eventually, form_post, get, key_id, paid,
+    read_reply,
 };
 use serde_json::json;
 
@@ -108,6 +109,55 @@ fn i3b_stops_alone_refuse_nobody() {
         keybrake.dataplane().go_on();
         assert_eq!(agent.reply().status, 200);
     }
+}
+
+#[test]
+fn i3b_while_the_control_thread_does_not_look_nothing_is_sent() {
+    let vendor = Vendor::start(paid);
+    let mut keybrake = Setup::new(vendor.url()).workers(2).start();
+    let key = keybrake.issue(&["POST /v1/charges"], &json!({"daily_usd_cap": 50}));
+    let call = form_post("/stripe/v1/charges", &key.text, "amount=1&currency=usd");
+    let mut agent = Client::connect(keybrake.proxy());
+    let Some(frozen) = FrozenThread::stop(keybrake.dataplane(), "control") else { return };
+    // Its last word holds for a moment; then requests wait for the next one, and are refused at last.
+    let refused = eventually("a refusal", || {
+        agent.send(&call);
+        let reply = agent.reply();
+        (reply.status != 200).then_some(reply)
+    });
+    let known = vendor.seen().len();
+    let body = refused.expect(503);
+    assert_eq!(body["error"]["code"], "control_unavailable", "{body}");
+    agent.send(&call);
+    let operator = keybrake.control().send(&order(Selector::Ids(vec![key_id(&key.id)])));
+    drop(frozen);
+    // Whichever comes first, nothing was held back: with the order in its socket this call is refused too.
+    assert_eq!(agent.reply().status, 401);
+    drop(operator);
+    assert_eq!(vendor.seen().len(), known);
+    assert_eq!(keybrake.held_cents(&key.id), 0);
+}
+
+#[test]
+fn i3b_a_worker_that_does_not_answer_makes_it_pending() {
+    let vendor = Vendor::start(paid);
+    let mut keybrake = Setup::new(vendor.url()).workers(2).start();
+    let key = issue(&keybrake, "a");
+    let Some(frozen) = FrozenThread::stop(keybrake.dataplane(), "worker-1") else { return };
+    let pending = keybrake.control().revoke(&key.id);
+    assert_eq!((pending.acknowledged, &pending.late_workers[..]), (false, &[1][..]), "{pending:?}");
+    assert_eq!((pending.durable, pending.revoked), (true, 1), "{pending:?}");
+    drop(frozen);
+    let done = keybrake.control().revoke(&key.id);
+    assert_eq!(
+        (done.acknowledged, done.already_revoked, done.revoked_at),
+        (true, 1, pending.revoked_at),
+        "{done:?}"
+    );
+    let metric = |name: &str| {
+        keybrake.control().status().counters.iter().filter(|c| c.name == name).map(|c| c.value).sum::<u64>()
+    };
+    assert_eq!(metric("keybrake_revokes_total"), 2);
 }
 
 fn code(output: &Output) -> i32 {

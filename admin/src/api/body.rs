@@ -1,4 +1,4 @@
-//! The bodies of `POST /vault/keys` and `POST /vault/revoke`, and what to say about one that is wrong.
+//! The bodies of `POST /vault/keys`, `POST /vault/revoke` and `POST /doubts/{id}/settle`, and what to say about one that is wrong.
 
 use std::time::Duration;
 
@@ -11,6 +11,7 @@ use keybrake_proto::policy::KeySpec;
 use serde_json::{Map, Value};
 
 use super::BODY_BYTES_MAX;
+use super::doubts::Charge;
 use super::error::ApiError;
 
 /// The longest a body may take to arrive.
@@ -18,6 +19,8 @@ const BODY_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// The fields of a [`RevokeSpec`].
 const REVOKE_FIELDS: [&str; 7] = ["ids", "label", "agent_run_label", "subtree", "vendor", "all", "cut"];
+
+const CHARGE_EXAMPLE: &str = r#"{"usd": 12.50}"#;
 
 /// A [`KeySpec`] from a request's body.
 pub(super) struct SpecBody(pub(super) KeySpec);
@@ -38,6 +41,22 @@ impl<S: Send + Sync> FromRequest<S> for RevokeBody {
 
     async fn from_request(request: Request, state: &S) -> Result<RevokeBody, ApiError> {
         parse_revoke(&read(request, state).await?).map(RevokeBody)
+    }
+}
+
+/// What a call cost, from a request's body.
+pub(super) struct ChargeBody(pub(super) Charge);
+
+impl<S: Send + Sync> FromRequest<S> for ChargeBody {
+    type Rejection = ApiError;
+
+    async fn from_request(request: Request, state: &S) -> Result<ChargeBody, ApiError> {
+        let bytes = read(request, state).await?;
+        // serde would read a list as the fields in their order.
+        members(&bytes, CHARGE_EXAMPLE)?;
+        serde_json::from_slice(&bytes).map(ChargeBody).map_err(|error| {
+            ApiError::field("invalid_field", "usd", format!("{error}; send {CHARGE_EXAMPLE}"))
+        })
     }
 }
 

@@ -22,10 +22,14 @@ pub(super) async fn confirm(State(api): State<Arc<Api>>) -> Result<Json<ClockVie
 
 async fn ask(api: &Api, request: &Request) -> Result<Json<ClockView>, ApiError> {
     match api.control.call(request).await? {
-        Reply::Clock(view) => Ok(Json(view)),
+        Reply::Clock(view) => Ok(Json(*view)),
         Reply::Refused(refused) => Err(refused.into()),
-        Reply::Status(_) | Reply::Issued { .. } | Reply::Keys { .. } | Reply::Key(_) | Reply::Revoked(_) => {
-            Err(ControlError::Unexpected.into())
-        }
+        Reply::Status(_)
+        | Reply::Issued { .. }
+        | Reply::Keys { .. }
+        | Reply::Key(_)
+        | Reply::Revoked(_)
+        | Reply::Doubts(_)
+        | Reply::DoubtResolved(_) => Err(ControlError::Unexpected.into()),
     }
 }

@@ -23,7 +23,9 @@ impl Api {
             | Reply::Keys { .. }
             | Reply::Key(_)
             | Reply::Revoked(_)
-            | Reply::Clock(_) => Err(ControlError::Unexpected.into()),
+            | Reply::Clock(_)
+            | Reply::Doubts(_)
+            | Reply::DoubtResolved(_) => Err(ControlError::Unexpected.into()),
         }
     }
 }

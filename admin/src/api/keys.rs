@@ -185,6 +185,8 @@ fn unexpected(reply: Reply) -> ApiError {
         | Reply::Keys { .. }
         | Reply::Key(_)
         | Reply::Revoked(_)
-        | Reply::Clock(_) => ControlError::Unexpected.into(),
+        | Reply::Clock(_)
+        | Reply::Doubts(_)
+        | Reply::DoubtResolved(_) => ControlError::Unexpected.into(),
     }
 }

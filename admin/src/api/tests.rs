@@ -399,6 +399,23 @@ fn m10_a_stepped_clock_is_shown_and_confirmed_and_readiness_stays() {
 }
 
 #[test]
+fn q1_doubts_are_listed_settled_and_voided() {
+    let server = Server::start(Some(Behavior::Answers));
+    let listed = server.get("/doubts").json();
+    let id = listed["doubts"][0]["id"].as_str().unwrap().to_owned();
+    assert_eq!(listed["doubts"][0]["quote_usd"].to_string(), "12.50");
+    let settled = server.post(&format!("/doubts/{id}/settle"), r#"{"usd": 3.25}"#);
+    assert_eq!((settled.status, settled.json()["charge_usd"].to_string()), (200, "3.25".to_owned()));
+    let voided = server.post(&format!("/doubts/{id}/void"), "");
+    assert_eq!((voided.status, voided.json()["charge_usd"].to_string()), (200, "0.00".to_owned()));
+    server.post("/doubts/d0000000000000000/void", "").refused(404, "no_such_doubt");
+    for body in ["{}", r#"{"usd": -1}"#, r#"{"usd": "1"}"#, r#"{"usd": 1, "eur": 2}"#] {
+        server.post(&format!("/doubts/{id}/settle"), body).refused(400, "invalid_field");
+    }
+    server.post(&format!("/doubts/{id}/settle"), "[1]").refused(400, "not_an_object");
+}
+
+#[test]
 fn the_audit_is_paged_filtered_and_written_in_three_formats() {
     let server = Server::start(None);
     let primary = server.store();

@@ -88,7 +88,13 @@ fn ask(socket: &Path, revoke: &Revoke) -> Result<Box<Revoked>, Fault> {
     match control::decode(&body).map_err(|error| Fault::Refused(error.to_string()))? {
         Reply::Revoked(revoked) => Ok(revoked),
         Reply::Refused(refused) => Err(Fault::Refused(refused.message)),
-        Reply::Status(_) | Reply::Issued { .. } | Reply::Keys { .. } | Reply::Key(_) | Reply::Clock(_) => {
+        Reply::Status(_)
+        | Reply::Issued { .. }
+        | Reply::Keys { .. }
+        | Reply::Key(_)
+        | Reply::Clock(_)
+        | Reply::Doubts(_)
+        | Reply::DoubtResolved(_) => {
             Err(Fault::Refused("the dataplane gave another answer; are both of one version?".to_owned()))
         }
     }

@@ -71,6 +71,11 @@ impl Keys {
         self.read().by_id.len()
     }
 
+    /// The key with this id.
+    pub(super) fn find(&self, id: KeyId) -> Option<Arc<KeyEntry>> {
+        self.read().by_id.get(&id).map(Arc::clone)
+    }
+
     pub(super) fn list(&self, clock: &Clock, after: Option<KeyId>, limit: usize) -> Reply {
         let table = self.read();
         let from = match after.map(|id| table.by_id.get(&id).ok_or(id)) {

@@ -48,11 +48,6 @@ impl Directory {
     pub(crate) fn path(&self, shard: u16, slot: u32) -> PathBuf {
         self.0.join(format!("{shard}-{slot}.{EXTENSION}"))
     }
-
-    /// The directory itself.
-    pub(crate) fn root(&self) -> &Path {
-        &self.0
-    }
 }
 
 /// What the files' names end with.

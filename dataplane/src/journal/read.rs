@@ -26,6 +26,14 @@ pub(crate) struct Recovered {
     pub(crate) torn: usize,
 }
 
+impl Recovered {
+    /// The last record of the shard with this index.
+    pub(crate) fn last_of(&self, shard: usize) -> u64 {
+        let shard = u16::try_from(shard).ok();
+        shard.and_then(|shard| self.last.get(&shard).copied()).unwrap_or_default()
+    }
+}
+
 /// Why the journals cannot be used: each may hide money that was spent, so the start is sealed.
 #[derive(Debug)]
 pub(crate) enum JournalError {

@@ -73,7 +73,12 @@ pub(super) fn resolve(
     for key in &doubt.keys {
         match doubt.booked {
             None => books.book(Booking { key: *key, day, charge, requests: 0 }, &mut touched),
-            Some(booked) => correct(books, *key, booked, doubt.quote, charge, &mut touched),
+            Some(booked) => {
+                correct(books, *key, booked, doubt.quote, charge.min(doubt.quote), &mut touched);
+                // More than was booked counts today: an earlier day's window may be over.
+                let excess = charge.saturating_sub(doubt.quote);
+                books.book(Booking { key: *key, day, charge: excess, requests: 0 }, &mut touched);
+            }
         }
     }
     if verdict == Verdict::Expired {

@@ -3,8 +3,8 @@
 use std::path::Path;
 
 use keybrake_proto::control::{
-    self, ClockState, ClockView, Counter, FRAME_HEADER_BYTES, KeyStatus, KeyView, Refused, Reply, Request,
-    Revoke, Revoked, Selector, Status,
+    self, ClockState, ClockView, Counter, DoubtResolved, DoubtView, FRAME_HEADER_BYTES, KeyStatus, KeyView,
+    Refused, Reply, Request, Revoke, Revoked, Selector, Status,
 };
 use keybrake_proto::key::{self, KeyId};
 use keybrake_proto::money::Micros;
@@ -120,8 +120,23 @@ fn answer(request: Request, behavior: Behavior) -> Reply {
                 cut: u64::from(cut),
             }))
         }
-        Request::Clock => Reply::Clock(clock(behavior)),
-        Request::ConfirmClock => Reply::Clock(clock(Behavior::Answers)),
+        Request::Clock => Reply::Clock(Box::new(clock(behavior))),
+        Request::Doubts => Reply::Doubts(vec![doubt()]),
+        Request::ResolveDoubt { id, charge_usd } if id == doubt().id => {
+            Reply::DoubtResolved(Box::new(DoubtResolved {
+                id,
+                vault_key_id: Id::get(),
+                quote_usd: doubt().quote_usd,
+                charge_usd: charge_usd.unwrap_or_default(),
+            }))
+        }
+        Request::ResolveDoubt { .. } => Reply::Refused(Refused {
+            status: 404,
+            code: "no_such_doubt".to_owned(),
+            field: None,
+            message: "no call with this id is in doubt".to_owned(),
+        }),
+        Request::ConfirmClock => Reply::Clock(Box::new(clock(Behavior::Answers))),
         Request::ShowKey(_) | Request::SelfKey { .. } | Request::Revoke(_) => Reply::Refused(Refused {
             status: 404,
             code: "no_such_key".to_owned(),
@@ -191,5 +206,22 @@ fn status(behavior: Behavior) -> Status {
             label: Some(("result".to_owned(), "allowed".to_owned())),
             value: 7,
         }],
+    }
+}
+
+fn doubt() -> DoubtView {
+    DoubtView {
+        id: "d000000000000002a".to_owned(),
+        vault_key_id: Id::get(),
+        request_id: "req_1".to_owned(),
+        ts: "2026-11-21T10:00:00Z".to_owned(),
+        since: "2026-11-21T10:00:01Z".to_owned(),
+        vendor: "stripe".to_owned(),
+        method: "POST".to_owned(),
+        path: "/v1/charges".to_owned(),
+        idempotency_key: None,
+        vendor_request_id: None,
+        quote_usd: "12.5".parse().unwrap(),
+        booked_on: None,
     }
 }
