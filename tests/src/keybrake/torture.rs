@@ -7,7 +7,9 @@ use std::process::Command;
 use tempfile::TempDir;
 
 use super::{Keybrake, Setup};
-use crate::process::{self, binary};
+use crate::http;
+use crate::process::{self, Process, binary};
+use crate::wait::eventually;
 
 /// The answers; the defaults change nothing.
 #[derive(Debug, Clone, Default)]
@@ -95,6 +97,20 @@ impl Setup {
 }
 
 impl Keybrake {
+    /// Starts a dataplane that may refuse; then what it said before it ended, with an exit status of its own.
+    pub(crate) fn try_start(&self) -> Result<Process, String> {
+        let mut process = Process::start("dataplane", &self.out(), &mut self.dataplane_command());
+        let is_started = eventually("the dataplane to start or to refuse", || {
+            let is_ready = || http::is_ok(self.proxy(), "/readyz").then_some(true);
+            if process.ended().is_some() { Some(false) } else { is_ready() }
+        });
+        match process.ended() {
+            None if is_started => Ok(process),
+            Some(status) if status.code().is_some_and(|code| code != 0) => Err(process.stderr()),
+            other => Err(format!("{other:?}\n{}", process.stderr())),
+        }
+    }
+
     /// The same keybrake with another environment for the dataplanes that are started from now on.
     pub(crate) fn set_dataplane_env(&mut self, environment: Vec<(String, OsString)>) {
         self.setup.torture.environment = environment;

@@ -12,12 +12,10 @@ use super::agents::{FINE, charge_as};
 use super::lanes::side_by_side;
 use super::random::Random;
 use super::report::Report;
-use super::scene::{Scene, directory, is_ready, views};
+use super::scene::{Scene, directory, views};
 use super::{NotRun, Plan};
 use crate::keybrake::{Keybrake, Setup};
-use crate::process::Process;
 use crate::stand_in::StandIn;
-use crate::wait::eventually;
 
 const LANES: usize = 2;
 
@@ -240,7 +238,7 @@ fn play_case(case: &Case, state: &State, dir: &Path, vendor: &StandIn, ends: &En
     copy(&state.left, &files);
     apply(case, state, &files);
     let keybrake = Setup::new(vendor.url()).inside(&place).data_at(files.join("data")).prepare();
-    match start(&keybrake) {
+    match keybrake.try_start() {
         Ok(_process) => compare(case, state, &books(&keybrake), ends, report),
         Err(said) => {
             let is_clear = said.lines().count() == 1 && said.starts_with("keybrake-dataplane: ");
@@ -255,21 +253,6 @@ fn play_case(case: &Case, state: &State, dir: &Path, vendor: &StandIn, ends: &En
     drop(keybrake);
     std::fs::write(place.join("case"), format!("{case:?}")).unwrap();
     report.end_scene(&place);
-}
-
-/// Starts a dataplane that may refuse; then what it says.
-fn start(keybrake: &Keybrake) -> Result<Process, String> {
-    let mut command = keybrake.dataplane_command();
-    let mut process = Process::start("dataplane", &keybrake.out(), &mut command);
-    let is_started = eventually("the dataplane to start or to refuse", || {
-        let ended = process.ended();
-        if ended.is_some() { Some(false) } else { is_ready(keybrake).then_some(true) }
-    });
-    match process.ended() {
-        None if is_started => Ok(process),
-        Some(status) if status.code().is_some_and(|code| code != 0) => Err(process.stderr()),
-        other => Err(format!("{other:?}\n{}", process.stderr())),
-    }
 }
 
 fn compare(case: &Case, state: &State, now: &Books, ends: &Ends, report: &mut Report) {

@@ -19,7 +19,7 @@ use super::mounts::Disk;
 use super::random::Random;
 use super::report::Report;
 use crate::control::Control;
-use crate::http::{self, Client, request};
+use crate::http::{Client, request};
 use crate::keybrake::{ADMIN_TOKEN, Issued, Keybrake, Setup};
 use crate::stand_in::StandIn;
 use crate::wait::pass;
@@ -400,9 +400,4 @@ impl Drop for Shift {
     fn drop(&mut self) {
         self.stop.store(true, Ordering::SeqCst);
     }
-}
-
-/// Whether a dataplane takes requests.
-pub(crate) fn is_ready(keybrake: &Keybrake) -> bool {
-    http::is_ok(keybrake.proxy(), "/readyz")
 }
