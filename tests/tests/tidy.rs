@@ -27,7 +27,7 @@ const LAYERS: [&[&str]; 17] = [
     &["hold", "journal"],
     &["storage", "pool"],
     &["downstream", "registry"],
-    &["transport", "in_flight", "account"],
+    &["transport", "in_flight", "account", "idempotency"],
     &["tls"],
     &["resolve", "deadline", "metrics", "lease"],
     &["rt", "mailbox"],

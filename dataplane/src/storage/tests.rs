@@ -95,8 +95,13 @@ fn ending(intent: Option<IntentId>, end: End, booked: Booked, row: &[u8]) -> Han
 
 /// An intent, and its id.
 fn intent(key: u8, day: u32, quote: u64) -> (IntentId, Handed) {
-    let record =
-        Record::Intent { keys: vec![key_id(key)], day: Day::new(day), quote: micros(quote), row: b"unknown" };
+    let record = Record::Intent {
+        keys: vec![key_id(key)],
+        day: Day::new(day),
+        quote: micros(quote),
+        share: None,
+        row: b"unknown",
+    };
     let handed = handed(&record);
     (IntentId::new(0, handed.sequence), handed)
 }
