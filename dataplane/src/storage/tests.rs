@@ -1,4 +1,5 @@
 mod disk;
+mod shared;
 mod thread;
 
 use std::path::PathBuf;
