@@ -178,22 +178,23 @@ impl Hold {
     ) -> Ended {
         self.ended = true;
         let money = self.end_in_memory(ending, at);
-        let (freed, charge) = match money {
-            Money::Untouched | Money::InDoubt(_) => (Micros::ZERO, Micros::ZERO),
-            Money::Beyond => (Micros::ZERO, charge),
-            Money::Settled(quote) | Money::DoubtSettled(quote) => (quote, charge),
-            Money::Released(quote) => (quote, Micros::ZERO),
+        let none = Micros::ZERO;
+        let (freed, charged, end) = match money {
+            Money::Untouched => (none, none, End::Booked),
+            Money::InDoubt(_) => (none, none, End::InDoubt),
+            Money::Released(quote) => (quote, none, End::Booked),
+            Money::Settled(quote) | Money::DoubtSettled(quote) => (quote, charge, End::Executed { at }),
+            Money::Beyond => (none, charge, End::Executed { at }),
         };
-        // One request of this exchange's own ends with whatever money it ends.
-        let bookings = self.book(today, freed, charge, sent);
-        let end = match money {
-            Money::InDoubt(_) => End::InDoubt,
-            Money::Settled(_) | Money::DoubtSettled(_) | Money::Beyond => End::Executed { at },
-            Money::Untouched | Money::Released(_) => End::Booked,
-        };
+        // A request of this exchange's own ends with whatever money it ends.
+        let bookings = self.book(today, freed, charged, sent);
         let (amount, covered) = match money {
             Money::InDoubt(quote) => (quote, quote),
-            _ => (charge, freed),
+            Money::Untouched
+            | Money::Released(_)
+            | Money::Settled(_)
+            | Money::DoubtSettled(_)
+            | Money::Beyond => (charged, freed),
         };
         Ended { bookings, end, amount, covered }
     }
@@ -235,10 +236,10 @@ impl Drop for Hold {
             None => (Ending::MovedNothing, Sent::No),
         };
         let freed = match (&self.shared, ending) {
-            (Some(_), _) => match self.end_in_memory(ending, UnixMicros::default()) {
-                Money::Released(quote) => quote,
-                _ => Micros::ZERO,
-            },
+            (Some(_), _) => {
+                let money = self.end_in_memory(ending, UnixMicros::default());
+                if let Money::Released(quote) = money { quote } else { Micros::ZERO }
+            }
             (None, Ending::MovedNothing) => self.quote,
             (None, _) => {
                 self.entry.add_doubt(self.quote);

@@ -133,6 +133,7 @@ pub(super) fn admit(
         Priced { content_type: head.content_type(input), query: head.query(input), body: agent.body() };
     let entry = &target.entry;
     trace.quote = price::quote(target.price(), request, entry.bound()).map_err(unquoted)?;
+    trace.held = trace.quote.amount;
     if shard.is_draining() {
         return Err(Deny::Draining);
     }

@@ -27,7 +27,7 @@ pub(super) struct Trace {
     pub(super) id: String,
     pub(super) quote: Quote,
     pub(super) intent: Option<IntentId>,
-    /// What is held for it.
+    /// What is held for it, or would be if it fitted.
     pub(super) held: Micros,
     ts: UnixMicros,
     began: Instant,
