@@ -15,10 +15,12 @@ use keybrake_proto::catalog::Price;
 use keybrake_proto::catalog::price::{self, End};
 use keybrake_proto::deny::Deny;
 use keybrake_proto::http1::{BodyFraming, HeadError, ReplyFraming, encode};
+use keybrake_proto::journal;
 use keybrake_proto::money::Micros;
 use keybrake_proto::route::{Route, route};
 
 use crate::downstream::{self, After, BodyFault, Downstream};
+use crate::hold::Execution;
 use crate::relay;
 use crate::shard::Shard;
 use crate::upstream::{Admitted, Fault, Reply};
@@ -77,11 +79,14 @@ async fn run(shard: &Rc<Shard>, agent: &mut Downstream) -> After {
         Err(reason) => return refuse(shard, agent, &trace, &reason).await,
     };
     // The money must be on disk before its request can move it.
-    if trace.quote.amount > Micros::ZERO && shard.journal.durable().await.is_err() {
+    if trace.held > Micros::ZERO && shard.journal.durable().await.is_err() {
         let Admitted { hold, ticket, .. } = admitted;
         drop(ticket);
         let reason = Deny::AuditUnavailable;
-        let ending = Ending::allowed(Outcome::Failed, hold.release(shard.today()), reason.status());
+        let ended = hold.release(shard.today());
+        let is_doubt = ended.end == journal::End::InDoubt;
+        let outcome = if is_doubt { Outcome::Unknown } else { Outcome::Failed };
+        let ending = Ending::allowed(outcome, ended, reason.status());
         return deny(shard, agent, &trace, &reason, ending).await;
     }
     let now = trace.sent();
@@ -111,14 +116,18 @@ async fn deliver(
     let today = shard.today();
     let (ended, outcome) = match end {
         End::Settle(charge) => {
-            let is_above = trace.quote.amount_minor.is_some() && charge > trace.quote.amount;
+            let answer = admission::answer(&reply, target.vendor(shard));
+            let ended = hold.settle(today, Execution { charge, answer, at: shard.now() });
+            let is_above = trace.quote.amount_minor.is_some() && ended.amount > ended.covered;
             shard.metrics.above_quote.add(u64::from(is_above));
-            (hold.settle(today, charge), Outcome::Forwarded)
+            (ended, Outcome::Forwarded)
         }
         // It was sent, so it counts as a request.
-        End::Release => (hold.settle(today, Micros::ZERO), Outcome::Forwarded),
+        End::Release => (hold.refused(today), Outcome::Forwarded),
         End::InDoubt => (hold.doubt(today), Outcome::Unknown),
     };
+    // It left a doubt behind that an earlier exchange on the same reservation made.
+    let outcome = if ended.end == journal::End::InDoubt { Outcome::Unknown } else { outcome };
     let ending = Ending::allowed(outcome, ended, reply.status());
     if reply.is_complete() {
         // The row is on its way before the agent knows the outcome.
@@ -219,13 +228,16 @@ async fn lose(
     }
     trace.vendor_done();
     let today = shard.today();
-    let ending = if !fault.before_send() {
-        // The vendor may have acted on it, so the agent has spent it.
-        Ending::allowed(Outcome::Unknown, hold.doubt(today), reason.status())
+    let ended = if fault.before_send() { hold.release(today) } else { hold.doubt(today) };
+    // The vendor may have acted on it, or on an earlier exchange on the same reservation, so the agent
+    // has spent it.
+    let is_unknown = !fault.before_send() || ended.end == journal::End::InDoubt;
+    let ending = if is_unknown {
+        Ending::allowed(Outcome::Unknown, ended, reason.status())
     } else if matches!(fault, Fault::Closed | Fault::Blind) {
-        Ending::denied(Some(hold.release(today)))
+        Ending::denied(Some(ended))
     } else {
-        Ending::allowed(Outcome::Failed, hold.release(today), reason.status())
+        Ending::allowed(Outcome::Failed, ended, reason.status())
     };
     deny(shard, agent, trace, &reason, ending).await
 }

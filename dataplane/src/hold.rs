@@ -3,11 +3,13 @@
 use std::rc::Rc;
 use std::sync::Arc;
 
+use keybrake_proto::idempotency::{Answer, Ending, Identity, Joined, Money, Share};
 use keybrake_proto::journal::{Booking, End, IntentId};
 use keybrake_proto::ledger::chain::{Refusal, Sent};
 use keybrake_proto::money::Micros;
-use keybrake_proto::time::Day;
+use keybrake_proto::time::{Day, UnixMicros};
 
+use crate::idempotency::{Memory, Place};
 use crate::journal::Journal;
 use crate::registry::KeyEntry;
 
@@ -20,9 +22,28 @@ pub(crate) struct Hold {
     journal: Rc<Journal>,
     /// Its intent, once that is recorded.
     intent: Option<IntentId>,
+    /// What it keeps aside, or what the reservation does that it is on with others.
     quote: Micros,
+    shared: Option<Shared>,
     day: Day,
     ended: bool,
+}
+
+/// A reservation that repeats of the request are on too.
+struct Shared {
+    memory: Arc<Memory>,
+    share: Share,
+}
+
+/// The vendor carried a request out.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Execution {
+    /// What it cost.
+    pub(crate) charge: Micros,
+    /// Whose answer says so.
+    pub(crate) answer: Answer,
+    /// When that was known.
+    pub(crate) at: UnixMicros,
 }
 
 /// How a hold ended, for the journal and the row.
@@ -34,6 +55,8 @@ pub(crate) struct Ended {
     pub(crate) end: End,
     /// What the row says it came to: the charge, or the quote while in doubt.
     pub(crate) amount: Micros,
+    /// What had been held for that.
+    pub(crate) covered: Micros,
 }
 
 impl Hold {
@@ -46,7 +69,42 @@ impl Hold {
     ) -> Result<Hold, Refusal> {
         let day = entry.account.reserve(today, quote)?;
         let (entry, journal) = (Arc::clone(entry), Rc::clone(journal));
-        Ok(Hold { entry, journal, intent: None, quote, day, ended: false })
+        Ok(Hold { entry, journal, intent: None, quote, shared: None, day, ended: false })
+    }
+
+    /// Keeps `quote` aside for a request that `memory` knows no other exchange of, or shares what is
+    /// kept aside for it (rule M8).
+    pub(crate) fn share(
+        entry: &Arc<KeyEntry>,
+        journal: &Rc<Journal>,
+        (memory, identity): (&Arc<Memory>, Identity),
+        (today, now): (Day, UnixMicros),
+        quote: Micros,
+    ) -> Result<Hold, Refusal> {
+        let reserve = |quote| entry.account.reserve(today, quote);
+        let joined = memory.join(entry.record.id, identity, quote, now, reserve)?;
+        let Some((Place { share, joined }, day)) = joined else {
+            return Hold::reserve(entry, journal, today, quote);
+        };
+        let quote = match joined {
+            None => quote,
+            // In its intent too: whichever exchange a crash finds, the money is found.
+            Some(Joined::Sharing(quote)) => quote,
+            Some(Joined::Free) => Micros::ZERO,
+        };
+        let (entry, journal) = (Arc::clone(entry), Rc::clone(journal));
+        let shared = Some(Shared { memory: Arc::clone(memory), share });
+        Ok(Hold { entry, journal, intent: None, quote, shared, day, ended: false })
+    }
+
+    /// What is kept aside for it, by itself or by others.
+    pub(crate) fn quote(&self) -> Micros {
+        self.quote
+    }
+
+    /// The reservation that others may be on too.
+    pub(crate) fn shared(&self) -> Option<Share> {
+        self.shared.as_ref().map(|shared| shared.share)
     }
 
     /// The day of the account at the reserve.
@@ -64,38 +122,105 @@ impl Hold {
         self.intent = Some(intent);
     }
 
-    /// It was sent and cost this much; zero where the vendor definitely refused.
-    pub(crate) fn settle(self, today: Day, charge: Micros) -> Ended {
+    /// It was sent and cost this much.
+    pub(crate) fn settle(self, today: Day, execution: Execution) -> Ended {
+        let Execution { charge, answer, at } = execution;
+        if self.shared.is_some() {
+            return self.end_shared(today, Ending::Executed(answer), Sent::Yes, (charge, at));
+        }
         self.end(today, charge, Sent::Yes)
+    }
+
+    /// It was sent, and the vendor definitely refused.
+    pub(crate) fn refused(self, today: Day) -> Ended {
+        self.end_free(today, Sent::Yes)
     }
 
     /// Nothing was sent.
     pub(crate) fn release(self, today: Day) -> Ended {
-        self.end(today, Micros::ZERO, Sent::No)
+        self.end_free(today, Sent::No)
     }
 
     /// It was sent and the outcome is not known: the quote stays held and committed.
     pub(crate) fn doubt(mut self, today: Day) -> Ended {
+        if self.shared.is_some() {
+            return self.end_shared(today, Ending::Unknown, Sent::Yes, Default::default());
+        }
         self.ended = true;
         self.entry.add_doubt(self.quote);
         let mut bookings = Vec::with_capacity(1);
         self.entry.account.doubt(today, |key, day| {
             bookings.push(Booking { key, day, charge: Micros::ZERO, requests: 1 });
         });
-        Ended { bookings, end: End::InDoubt, amount: self.quote }
+        Ended { bookings, end: End::InDoubt, amount: self.quote, covered: self.quote }
+    }
+
+    fn end_free(self, today: Day, sent: Sent) -> Ended {
+        if self.shared.is_some() {
+            return self.end_shared(today, Ending::MovedNothing, sent, Default::default());
+        }
+        self.end(today, Micros::ZERO, sent)
     }
 
     fn end(mut self, today: Day, charge: Micros, sent: Sent) -> Ended {
         self.ended = true;
+        let bookings = self.book(today, self.quote, charge, sent);
+        Ended { bookings, end: End::Booked, amount: charge, covered: self.quote }
+    }
+
+    /// Ends one of the exchanges on a reservation; what becomes of the money, all of them decide.
+    fn end_shared(
+        mut self,
+        today: Day,
+        ending: Ending,
+        sent: Sent,
+        (charge, at): (Micros, UnixMicros),
+    ) -> Ended {
+        self.ended = true;
+        let money = self.end_in_memory(ending, at);
+        let none = Micros::ZERO;
+        let (freed, charged, end) = match money {
+            Money::Untouched => (none, none, End::Booked),
+            Money::InDoubt(_) => (none, none, End::InDoubt),
+            Money::Released(quote) => (quote, none, End::Booked),
+            Money::Settled(quote) | Money::DoubtSettled(quote) => (quote, charge, End::Executed { at }),
+            Money::Beyond => (none, charge, End::Executed { at }),
+        };
+        // A request of this exchange's own ends with whatever money it ends.
+        let bookings = self.book(today, freed, charged, sent);
+        let (amount, covered) = match money {
+            Money::InDoubt(quote) => (quote, quote),
+            Money::Untouched
+            | Money::Released(_)
+            | Money::Settled(_)
+            | Money::DoubtSettled(_)
+            | Money::Beyond => (charged, freed),
+        };
+        Ended { bookings, end, amount, covered }
+    }
+
+    fn end_in_memory(&self, ending: Ending, at: UnixMicros) -> Money {
+        let Some(Shared { memory, share }) = &self.shared else { return Money::Untouched };
+        let money = memory.end(self.entry.record.id, *share, ending, at);
+        match money {
+            Money::InDoubt(quote) => self.entry.add_doubt(quote),
+            Money::DoubtSettled(quote) => self.entry.end_doubt(quote),
+            Money::Untouched | Money::Settled(_) | Money::Beyond | Money::Released(_) => {}
+        }
+        money
+    }
+
+    /// Replaces `freed` of what is held by `charge`, and ends one request.
+    fn book(&self, today: Day, freed: Micros, charge: Micros, sent: Sent) -> Vec<Booking> {
         let requests = match sent {
             Sent::Yes => 1,
             Sent::No => 0,
         };
         let mut bookings = Vec::with_capacity(1);
-        self.entry.account.settle(today, self.quote, charge, sent, |key, day| {
+        self.entry.account.settle(today, freed, charge, sent, |key, day| {
             bookings.push(Booking { key, day, charge, requests });
         });
-        Ended { bookings, end: End::Booked, amount: charge }
+        bookings
     }
 }
 
@@ -104,18 +229,27 @@ impl Drop for Hold {
         if self.ended {
             return;
         }
-        match self.intent {
+        let (ending, sent) = match self.intent {
             // Its exchange panicked: the intent's own row tells of it.
-            Some(intent) => {
-                self.entry.add_doubt(self.quote);
-                // On whichever day the word is.
-                self.entry.account.doubt(Day::default(), |_, _| ());
-                self.journal.lost(intent);
-            }
+            Some(_) => (Ending::Unknown, Sent::Yes),
             // Nothing is sent without an intent.
-            None => {
-                self.entry.account.settle(self.day, self.quote, Micros::ZERO, Sent::No, |_, _| ());
+            None => (Ending::MovedNothing, Sent::No),
+        };
+        let freed = match (&self.shared, ending) {
+            (Some(_), _) => {
+                let money = self.end_in_memory(ending, UnixMicros::default());
+                if let Money::Released(quote) = money { quote } else { Micros::ZERO }
             }
+            (None, Ending::MovedNothing) => self.quote,
+            (None, _) => {
+                self.entry.add_doubt(self.quote);
+                Micros::ZERO
+            }
+        };
+        // On whichever day the word is.
+        self.book(Day::default(), freed, Micros::ZERO, sent);
+        if let Some(intent) = self.intent {
+            self.journal.lost(intent);
         }
     }
 }

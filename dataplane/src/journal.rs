@@ -29,6 +29,7 @@ use std::time::Duration;
 
 use futures_channel::oneshot;
 use keybrake_proto::audit::AuditRow;
+use keybrake_proto::idempotency::Share;
 use keybrake_proto::journal::segment::{HEADER_BYTES, Header, Survives, frame_bytes};
 use keybrake_proto::journal::{Booking, End, IntentId, Record};
 use keybrake_proto::key::KeyId;
@@ -133,10 +134,11 @@ impl Journal {
         keys: Vec<KeyId>,
         day: Day,
         quote: Micros,
+        share: Option<Share>,
         row: &AuditRow<'_>,
     ) -> Result<IntentId, NoRoom> {
         let row = row.encode(Vec::with_capacity(ROW_BYTES));
-        let record = Record::Intent { keys, day, quote, row: &row };
+        let record = Record::Intent { keys, day, quote, share, row: &row };
         let mut state = self.state.borrow_mut();
         let sequence = state.push(&record);
         if self.flush(&mut state).is_err() {

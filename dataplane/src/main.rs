@@ -21,6 +21,7 @@ mod deadline;
 mod downstream;
 mod exchange;
 mod hold;
+mod idempotency;
 mod in_flight;
 mod journal;
 mod lease;

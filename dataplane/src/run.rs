@@ -79,7 +79,8 @@ impl Running {
             0 => std::thread::available_parallelism().map_or(1, std::num::NonZero::get),
             workers => workers,
         };
-        let State { mut store, books, recovered, marks, boot, master, vendors, keys } = state::open(&config)?;
+        let State { mut store, books, memory, recovered, marks, boot, master, vendors, keys } =
+            state::open(&config)?;
         let spent = keys.iter().map(|key| key.account.word().day).max().unwrap_or_default();
         let clock = Arc::new(Clock::open(&config.data.dir, spent)?);
         clock.start().context("the clock thread does not start")?;
@@ -98,6 +99,7 @@ impl Running {
             resolver: Resolver::start().context("the resolver thread does not start")?,
             clock: Arc::clone(&clock),
             lease: lease.clone(),
+            memory,
         });
         let (ended_sender, ended) = bounded(workers);
         let mut control = Control {

@@ -14,6 +14,7 @@ use keybrake_proto::time::{Day, UnixMicros};
 
 use crate::clock::{self, Clock};
 use crate::deadline::{Deadlines, TICK};
+use crate::idempotency::Memory;
 use crate::in_flight::{AtVendor, InFlight, InForce, KeySet};
 use crate::journal::{self, Journal};
 use crate::lease::{self, Lease};
@@ -74,6 +75,7 @@ pub(crate) struct Common {
     pub(crate) resolver: ResolverHandle,
     pub(crate) clock: Arc<Clock>,
     pub(crate) lease: Lease,
+    pub(crate) memory: Arc<Memory>,
 }
 
 /// One worker's state.
@@ -87,6 +89,8 @@ pub(crate) struct Shard {
     pub(crate) metrics: Arc<Metrics>,
     pub(crate) digester: KeyDigester,
     pub(crate) clock: Arc<Clock>,
+    /// What repeats of a request find.
+    pub(crate) memory: Arc<Memory>,
     lease: Lease,
     resolver: ResolverHandle,
     mailbox: Mailbox<Message>,
@@ -126,6 +130,7 @@ impl Shard {
             metrics,
             digester: common.digester.clone(),
             clock: Arc::clone(&common.clock),
+            memory: Arc::clone(&common.memory),
             lease: common.lease.clone(),
             resolver: common.resolver.clone(),
             mailbox,

@@ -12,6 +12,8 @@ use keybrake_proto::ledger::Word;
 use keybrake_proto::ledger::chain;
 use keybrake_proto::secret::Secret;
 
+use crate::clock;
+use crate::idempotency::Memory;
 use crate::journal::Recovered;
 use crate::marks::Marks;
 use crate::pool::Vendor;
@@ -29,6 +31,7 @@ const FIRST_VERSION: u32 = 1;
 pub(crate) struct State {
     pub(crate) store: Store,
     pub(crate) books: Books,
+    pub(crate) memory: Arc<Memory>,
     pub(crate) recovered: Recovered,
     pub(crate) marks: Arc<Marks>,
     pub(crate) boot: [u8; 16],
@@ -43,7 +46,7 @@ pub(crate) fn open(config: &Config) -> anyhow::Result<State> {
     DirBuilder::new().recursive(true).mode(0o700).create(dir).with_context(|| {
         format!("data.dir {} cannot be made; choose another or change its rights", dir.display())
     })?;
-    let Opened { store, books, recovered, marks, boot } = recovery::open(config)?;
+    let Opened { store, mut books, recovered, marks, boot } = recovery::open(config)?;
     let master = master_key(config, &store)?;
     let vendors = config
         .vendors
@@ -51,7 +54,8 @@ pub(crate) fn open(config: &Config) -> anyhow::Result<State> {
         .map(|vendor| open_vendor(&store, &master, vendor))
         .collect::<anyhow::Result<_>>()?;
     let keys = open_keys(&store, &books)?;
-    Ok(State { store, books, recovered, marks, boot, master, vendors, keys })
+    let memory = books.begin_memory(clock::wall());
+    Ok(State { store, books, memory, recovered, marks, boot, master, vendors, keys })
 }
 
 fn master_key(config: &Config, store: &Store) -> anyhow::Result<MasterKey> {

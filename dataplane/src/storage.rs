@@ -10,6 +10,7 @@ mod error;
 mod format;
 mod handle;
 mod open;
+mod remembered;
 mod resolve;
 mod writer;
 
@@ -83,6 +84,7 @@ impl Store {
             spend: self.read_all(Family::Spend, format::decode_spend)?,
             doubts: self.read_all(Family::Doubts, format::decode_doubt)?,
             open: self.read_all(Family::Intents, format::decode_open)?,
+            executed: self.read_all(Family::Idempotency, format::decode_remembered)?,
             cursors: places(format::CURSOR)?,
             floors: places(format::FLOOR)?,
             floor_row: self.floor_row()?,

@@ -48,6 +48,15 @@ pub enum Declined {
     StaysConfirmable,
 }
 
+/// How long the vendor remembers an Idempotency-Key, with the answer it gave (rule Q5).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Idempotency {
+    /// Not at all, or not known: every repeat is a new call.
+    None,
+    /// For 24 hours at least.
+    Day,
+}
+
 /// One operation of a vendor.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Operation {
@@ -57,6 +66,8 @@ pub struct Operation {
     pub pattern: &'static str,
     /// How its cost is known.
     pub price: Price,
+    /// Whether a repeat is carried out again.
+    pub idempotency: Idempotency,
     /// It hands out credentials or widens rights: only a rule that names it exactly allows it.
     pub escalates: bool,
 }
@@ -76,6 +87,9 @@ pub struct Catalog {
     pub form_paths: &'static str,
     /// The reply header that holds the vendor's own request id, lower case.
     pub request_id_field: &'static str,
+    /// The reply header that is `true` on a stored answer to an Idempotency-Key, lower case; empty where the
+    /// vendor has none.
+    pub replayed_field: &'static str,
     operations: &'static [Operation],
     tree: Tree,
 }
@@ -123,6 +137,12 @@ impl Call<'_> {
                 Price::Unpriced("its cost is not in keybrake's catalog")
             }
         }
+    }
+
+    /// Whether a repeat under one Idempotency-Key is the same call and moves money once.
+    pub fn is_remembered(&self) -> bool {
+        let is_remembered = |operation: &Operation| operation.idempotency == Idempotency::Day;
+        self.operation.is_some_and(is_remembered) && matches!(self.price(), Price::AmountInRequest(_))
     }
 
     /// Whether the segment at `index` stands for a parameter, so that `*` may match it.
@@ -173,6 +193,19 @@ mod tests {
             assert!(matches!(price, Price::Unpriced(_)), "{method:?}");
         }
         assert_eq!(stripe.recognize(Method::Get, b"/v1/not/in/the/table").price(), Price::Free);
+    }
+
+    #[test]
+    fn q5_only_what_the_vendor_remembers_and_what_moves_money_is_remembered() {
+        let stripe = Catalog::of("stripe").unwrap();
+        let check = |method, path: &str, expected| {
+            assert_eq!(stripe.recognize(method, path.as_bytes()).is_remembered(), expected, "{path}");
+        };
+        check(Method::Post, "/v1/charges", true);
+        check(Method::Post, "/v1/refunds", true);
+        check(Method::Get, "/v1/charges", false);
+        check(Method::Post, "/v1/customers", false);
+        check(Method::Post, "/v1/not/in/the/table", false);
     }
 
     #[test]

@@ -9,9 +9,10 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
+use crate::idempotency::Share;
 use crate::key::KeyId;
 use crate::money::Micros;
-use crate::time::Day;
+use crate::time::{Day, UnixMicros};
 
 /// The longest payload: an audit row with all its texts at their limits stays well below.
 pub const PAYLOAD_BYTES_MAX: usize = 256 * 1024;
@@ -72,6 +73,9 @@ pub enum Record<'a> {
         day: Day,
         /// What is held on each level.
         quote: Micros,
+        /// The reservation that holds the quote, where other exchanges may be on it too: each of their
+        /// intents names it, and it is held once (rule Q6).
+        share: Option<Share>,
         /// The encoded audit row that tells of the exchange if no outcome ever comes.
         #[serde(borrow)]
         row: &'a [u8],
@@ -98,8 +102,15 @@ pub enum Record<'a> {
 /// What became of a hold.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum End {
-    /// It ended: settled or released, as the bookings say.
+    /// It ended: settled or released, as the bookings say. Of several exchanges on one reservation,
+    /// one that changes nothing ends so too.
     Booked,
+    /// It is known since then that the vendor carried the request out, and the bookings say what it
+    /// cost: a repeat of it is free. A doubt of the same reservation is over.
+    Executed {
+        /// The time.
+        at: UnixMicros,
+    },
     /// It was sent and how it ended is not known: the quote stays held (rule Q1).
     InDoubt,
 }
@@ -145,6 +156,7 @@ impl<'a> Record<'a> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::idempotency::{Identity, ReservationId};
 
     #[test]
     fn records_read_back_as_written() {
@@ -152,8 +164,12 @@ mod tests {
         let day = Day::new(20_778);
         let booking = Booking { key, day, charge: Micros::MAX, requests: 1 };
         let intent = IntentId::new(3, 7);
+        let share = Some(Share { reservation: ReservationId(7), identity: Identity([3; 16]) });
+        let executed = End::Executed { at: UnixMicros(5) };
         for record in [
-            Record::Intent { keys: vec![key, key], day, quote: Micros::MAX, row: b"row" },
+            Record::Intent { keys: vec![key, key], day, quote: Micros::MAX, share: None, row: b"row" },
+            Record::Intent { keys: vec![key], day, quote: Micros::MAX, share, row: b"row" },
+            Record::Outcome { intent: Some(intent), end: executed, bookings: Vec::new(), row: b"" },
             Record::Outcome { intent: Some(intent), end: End::InDoubt, bookings: vec![booking], row: b"row" },
             Record::Outcome { intent: None, end: End::Booked, bookings: Vec::new(), row: b"" },
             Record::Lost { intent },

@@ -14,6 +14,7 @@ pub mod control;
 pub mod deny;
 pub mod form;
 pub mod http1;
+pub mod idempotency;
 pub mod journal;
 pub mod json;
 pub mod key;

@@ -9,6 +9,7 @@ use keybrake_proto::catalog::{Call, Catalog, Operation, Price};
 use keybrake_proto::deny::Deny;
 use keybrake_proto::form;
 use keybrake_proto::http1::{BodyFraming, Method, encode};
+use keybrake_proto::idempotency::{Answer, Identity};
 use keybrake_proto::json;
 use keybrake_proto::key;
 use keybrake_proto::money::Micros;
@@ -23,6 +24,9 @@ use crate::pool::Pool;
 use crate::registry::KeyEntry;
 use crate::shard::Shard;
 use crate::upstream::{self, Admitted, Fault, Outgoing, Reply};
+
+/// The vendor account of every credential.
+const ACCOUNT: &str = "default";
 
 /// The longest Idempotency-Key that vendors take.
 const IDEMPOTENCY_KEY_BYTES_MAX: usize = 255;
@@ -54,7 +58,11 @@ impl Target {
     }
 
     pub(super) fn price(&self) -> Price {
-        Call { method: self.method, path: &[], operation: self.operation }.price()
+        self.call().price()
+    }
+
+    fn call(&self) -> Call<'_> {
+        Call { method: self.method, path: &[], operation: self.operation }
     }
 }
 
@@ -125,6 +133,7 @@ pub(super) fn admit(
         Priced { content_type: head.content_type(input), query: head.query(input), body: agent.body() };
     let entry = &target.entry;
     trace.quote = price::quote(target.price(), request, entry.bound()).map_err(unquoted)?;
+    trace.held = trace.quote.amount;
     if shard.is_draining() {
         return Err(Deny::Draining);
     }
@@ -139,9 +148,14 @@ pub(super) fn admit(
     // Reads go on whatever the clock says: they open no window (rule Q10).
     let today =
         if quote == Micros::ZERO { shard.today() } else { shard.clock.today(now).map_err(Deny::Clock)? };
-    let mut hold = Hold::reserve(entry, &shard.journal, today, quote)
-        .map_err(|refusal| Deny::by_ledger(refusal, entry.record.id, quote))?;
-    let intent = shard.journal.intent(entry.account.keys(), hold.day(), quote, &trace.intent(agent));
+    let held = match identify(agent, target, target.vendor(shard)) {
+        Some(identity) => Hold::share(entry, &shard.journal, (&shard.memory, identity), (today, now), quote),
+        None => Hold::reserve(entry, &shard.journal, today, quote),
+    };
+    let mut hold = held.map_err(|refusal| Deny::by_ledger(refusal, entry.record.id, quote))?;
+    trace.held = hold.quote();
+    let keys = entry.account.keys();
+    let intent = shard.journal.intent(keys, hold.day(), trace.held, hold.shared(), &trace.intent(agent));
     match intent {
         Ok(intent) => {
             hold.recorded(intent);
@@ -154,6 +168,33 @@ pub(super) fn admit(
     }
     let ticket = shard.in_flight.board(entry.record.id);
     Ok(Admitted { permit, hold, ticket })
+}
+
+/// What makes a request the same as another one of its vault key, where the vendor carries such requests
+/// out once (rule Q5).
+fn identify(agent: &Downstream, target: &Target, catalog: &Catalog) -> Option<Identity> {
+    let (head, input) = (agent.head(), agent.input());
+    let key = head.idempotency_key(input).filter(|key| !key.is_empty())?;
+    if !target.call().is_remembered() {
+        return None;
+    }
+    let mut hash = digest::Context::new(&digest::SHA256);
+    let mut add = |part: &[u8]| {
+        // With its length, so that no two requests run together.
+        hash.update(&u64::try_from(part.len()).unwrap_or(u64::MAX).to_le_bytes());
+        hash.update(part);
+    };
+    add(key);
+    add(catalog.name.as_bytes());
+    add(ACCOUNT.as_bytes());
+    for name in catalog.account_fields {
+        add(head.field(input, name).unwrap_or_default());
+    }
+    add(target.method.as_str().as_bytes());
+    add(target.path(head.path(input)));
+    add(head.query(input).unwrap_or_default());
+    add(agent.body());
+    hash.finish().as_ref().first_chunk().copied().map(Identity)
 }
 
 /// Refuses a body that could be read in another way than it is read here, and parameters that
@@ -202,6 +243,15 @@ fn unquoted(error: QuoteError) -> Deny {
             problem: "send the parameters as application/x-www-form-urlencoded, without Content-Encoding"
                 .into(),
         },
+    }
+}
+
+/// Whose answer a reply is: the vendor says when it is a stored one.
+pub(super) fn answer(reply: &Reply, catalog: &Catalog) -> Answer {
+    let (head, input) = reply.head();
+    match head.field(input, catalog.replayed_field) {
+        Some(value) if value.trim_ascii().eq_ignore_ascii_case(b"true") => Answer::Replayed,
+        Some(_) | None => Answer::Own,
     }
 }
 

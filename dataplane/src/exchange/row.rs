@@ -27,6 +27,8 @@ pub(super) struct Trace {
     pub(super) id: String,
     pub(super) quote: Quote,
     pub(super) intent: Option<IntentId>,
+    /// What is held for it, or would be if it fitted.
+    pub(super) held: Micros,
     ts: UnixMicros,
     began: Instant,
     sent: Option<Instant>,
@@ -69,6 +71,7 @@ impl Trace {
             id: shard.next_request_id(),
             quote: Quote::default(),
             intent: None,
+            held: Micros::ZERO,
             ts: shard.now(),
             began: Instant::now(),
             sent: None,
@@ -131,7 +134,7 @@ impl Trace {
 
     /// The row of an exchange that is about to be sent: what is told of it if nothing ever ends it.
     pub(super) fn intent<'a>(&'a self, agent: &'a Downstream) -> AuditRow<'a> {
-        AuditRow { amount: self.quote.amount, ..self.row(agent, Outcome::Unknown, 0, ALLOWED) }
+        AuditRow { amount: self.held, ..self.row(agent, Outcome::Unknown, 0, ALLOWED) }
     }
 
     /// Writes the exchange's row, with what its hold came to.
@@ -179,7 +182,7 @@ impl Trace {
             policy_check_result: result,
             outcome,
             amount: Micros::ZERO,
-            quote: self.quote.amount,
+            quote: self.held,
             currency: self.quote.currency.as_ref().map(Currency::as_str),
             amount_minor: self.quote.amount_minor,
             vendor_request_id: self.vendor_request_id.as_deref(),

@@ -152,7 +152,7 @@ impl Bench {
 
     fn intent(&self) -> Result<IntentId, NoRoom> {
         let key = KeyId::from_bytes(b"0123456789abcdef").unwrap();
-        self.journal.intent(vec![key], Day::new(1), Micros::new(5).unwrap(), &row())
+        self.journal.intent(vec![key], Day::new(1), Micros::new(5).unwrap(), None, &row())
     }
 
     fn denial(&self) {

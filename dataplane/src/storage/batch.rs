@@ -18,12 +18,14 @@ pub(super) enum Family {
     Intents,
     /// Intent → exchange in doubt.
     Doubts,
+    /// Key id and request → when it was executed, so that a repeat is free.
+    Idempotency,
     /// Schema version and the like.
     Meta,
 }
 
 impl Family {
-    pub(super) const ALL: [Family; 8] = [
+    pub(super) const ALL: [Family; 9] = [
         Family::Keys,
         Family::Credentials,
         Family::Audit,
@@ -31,6 +33,7 @@ impl Family {
         Family::Objects,
         Family::Intents,
         Family::Doubts,
+        Family::Idempotency,
         Family::Meta,
     ];
 
@@ -43,6 +46,7 @@ impl Family {
             Family::Objects => "objects",
             Family::Intents => "intents",
             Family::Doubts => "doubts",
+            Family::Idempotency => "idempotency",
             Family::Meta => "meta",
         }
     }

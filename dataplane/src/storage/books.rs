@@ -5,8 +5,10 @@
 //! have yet: there is one way from a journal to the books.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::sync::Arc;
 
 use keybrake_proto::audit::AuditRow;
+use keybrake_proto::idempotency::{Entry, ReservationId, Share};
 use keybrake_proto::journal::{Booking, End, IntentId, NotARecord, Record};
 use keybrake_proto::key::KeyId;
 use keybrake_proto::money::Micros;
@@ -15,7 +17,9 @@ use serde::{Deserialize, Serialize};
 
 use super::batch::{Batch, Family};
 use super::format::{self, CURSOR, FLOOR, Spend, encode_intent, encode_place, encode_sequence, encode_spend};
+use super::remembered::{Executed, Remembered};
 use super::resolve;
+use crate::idempotency::Memory;
 
 /// A record on its way to the store.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -46,6 +50,8 @@ pub(crate) struct Doubt {
     pub(crate) since: UnixMicros,
     /// The day on which it was booked at its quote; `None` while it is held.
     pub(crate) booked: Option<Day>,
+    /// The reservation, where a repeat may still end it.
+    pub(crate) share: Option<Share>,
     /// The encoded audit row.
     pub(crate) row: Vec<u8>,
 }
@@ -56,6 +62,7 @@ pub(crate) struct Open {
     keys: Vec<KeyId>,
     day: Day,
     quote: Micros,
+    share: Option<Share>,
     row: Vec<u8>,
     /// Whether the store has it.
     #[serde(skip)]
@@ -63,8 +70,10 @@ pub(crate) struct Open {
 }
 
 impl Open {
-    fn new(keys: Vec<KeyId>, day: Day, quote: Micros, row: &[u8]) -> Open {
-        Open { keys, day, quote, row: row.to_vec(), stored: false }
+    /// Of a record that is an intent.
+    fn of(record: Record<'_>) -> Option<Open> {
+        let Record::Intent { keys, day, quote, share, row } = record else { return None };
+        Some(Open { keys, day, quote, share, row: row.to_vec(), stored: false })
     }
 }
 
@@ -74,6 +83,7 @@ pub(crate) struct Stored {
     pub(crate) spend: Vec<(KeyId, Spend)>,
     pub(crate) doubts: Vec<(IntentId, Doubt)>,
     pub(crate) open: Vec<(IntentId, Open)>,
+    pub(crate) executed: Vec<Executed>,
     pub(crate) cursors: Vec<(u16, u64)>,
     pub(crate) floors: Vec<(u16, u64)>,
     /// The sequence of the first audit row behind the floors.
@@ -96,6 +106,13 @@ pub(crate) struct Books {
     pub(super) accounts: HashMap<KeyId, Spend>,
     pub(super) doubts: BTreeMap<IntentId, Doubt>,
     open: BTreeMap<IntentId, Open>,
+    remembered: Remembered,
+    /// The doubt over each reservation that has one.
+    doubted: HashMap<ReservationId, IntentId>,
+    /// The highest number of a reservation.
+    last_reservation: ReservationId,
+    /// What the shards know of repeats.
+    memory: Arc<Memory>,
     /// Up to which record each journal has been entered.
     cursors: BTreeMap<u16, u64>,
     /// Up to which record the store has the open intents of each journal.
@@ -116,7 +133,16 @@ pub(super) struct Touched {
 
 impl Books {
     pub(super) fn new(stored: Stored) -> Books {
+        let shares = stored.open.iter().filter_map(|(_, open)| open.share);
+        let shares = shares.chain(stored.doubts.iter().filter_map(|(_, doubt)| doubt.share));
+        let shares = shares.chain(stored.executed.iter().map(|executed| executed.share));
+        let last_reservation = shares.map(|share| share.reservation).max().unwrap_or_default();
+        let share = |(id, doubt): &(IntentId, Doubt)| Some((doubt.share?.reservation, *id));
         Books {
+            doubted: stored.doubts.iter().filter_map(share).collect(),
+            remembered: Remembered::new(stored.executed),
+            last_reservation,
+            memory: Arc::default(),
             accounts: stored.spend.into_iter().collect(),
             doubts: stored.doubts.into_iter().collect(),
             open: stored.open.into_iter().map(|(id, open)| (id, Open { stored: true, ..open })).collect(),
@@ -125,6 +151,42 @@ impl Books {
             floor_row: stored.floor_row.max(1),
             next_sequence: stored.next_sequence.max(1),
             damaged: 0,
+        }
+    }
+
+    /// What the shards are to know of repeats, as of these books.
+    pub(crate) fn begin_memory(&mut self, now: UnixMicros) -> Arc<Memory> {
+        // Above those of earlier runs, also of reservations that left nothing in the store.
+        let memory = Arc::new(Memory::new(self.last_reservation.max(ReservationId(now.0))));
+        for Executed { key, share, at } in self.remembered.all() {
+            let entry = Entry::executed(share.reservation, *at);
+            if !entry.is_over(now) {
+                memory.insert(*key, share.identity, entry);
+            }
+        }
+        for doubt in self.doubts.values().filter(|doubt| doubt.booked.is_none()) {
+            if let (Some(key), Some(share)) = (doubt.keys.first(), doubt.share) {
+                memory.insert(*key, share.identity, Entry::in_doubt(share.reservation, doubt.quote));
+            }
+        }
+        self.memory = Arc::clone(&memory);
+        memory
+    }
+
+    /// Drops the requests whose repeats are free no longer.
+    pub(super) fn forget(&mut self, now: UnixMicros) -> Batch {
+        let mut batch = Batch::default();
+        self.remembered.forget(now, &mut batch);
+        self.memory.forget(now);
+        batch
+    }
+
+    /// Whether a doubt may end otherwise than by a repeat, which the shards then know (rule Q5).
+    pub(super) fn may_resolve(&self, id: IntentId) -> bool {
+        let Some(doubt) = self.doubts.get(&id) else { return true };
+        match (doubt.keys.first(), doubt.share) {
+            (Some(key), Some(share)) => self.memory.leave_doubt(*key, share),
+            _ => true,
         }
     }
 
@@ -259,7 +321,7 @@ impl Books {
             return Ok(());
         }
         match Record::decode(&handed.payload)? {
-            Record::Intent { keys, day, quote, row } => self.open(handed, Open::new(keys, day, quote, row)),
+            record @ Record::Intent { .. } => self.open(handed, record),
             Record::Outcome { intent: Some(intent), .. } | Record::Lost { intent } => {
                 self.open.remove(&intent);
             }
@@ -268,7 +330,11 @@ impl Books {
         Ok(())
     }
 
-    fn open(&mut self, handed: &Handed, open: Open) {
+    fn open(&mut self, handed: &Handed, record: Record<'_>) {
+        let Some(open) = Open::of(record) else { return };
+        if let Some(share) = open.share {
+            self.last_reservation = self.last_reservation.max(share.reservation);
+        }
         self.open.insert(IntentId::new(handed.shard, handed.sequence), open);
     }
 
@@ -280,16 +346,20 @@ impl Books {
         touched: &mut Touched,
     ) -> Result<(), NotARecord> {
         match Record::decode(&handed.payload)? {
-            Record::Intent { keys, day, quote, row } => self.open(handed, Open::new(keys, day, quote, row)),
+            record @ Record::Intent { .. } => self.open(handed, record),
             Record::Outcome { intent, end, bookings, row } => {
                 let open = intent.and_then(|id| Some((id, self.close(id, batch)?)));
-                self.put_row(row, batch);
                 for booking in &bookings {
                     self.book(*booking, touched);
                 }
                 if end == End::InDoubt {
                     let (id, open) = open.ok_or(NotARecord)?;
                     self.doubt(id, open, row, now, batch);
+                    return Ok(());
+                }
+                self.put_row(row, batch);
+                if let (End::Executed { at }, Some((_, open))) = (end, open) {
+                    self.execute(&open, at, now, batch);
                 }
             }
             Record::Lost { intent } => self.lose(intent, now, batch, touched),
@@ -308,7 +378,6 @@ impl Books {
     fn lose(&mut self, id: IntentId, now: UnixMicros, batch: &mut Batch, touched: &mut Touched) {
         let Some(open) = self.close(id, batch) else { return };
         let row = open.row.clone();
-        self.put_row(&row, batch);
         for key in &open.keys {
             let booking = Booking { key: *key, day: open.day, charge: Micros::ZERO, requests: 1 };
             self.book(booking, touched);
@@ -316,14 +385,53 @@ impl Books {
         self.doubt(id, open, &row, now, batch);
     }
 
+    /// Puts the row of an exchange whose outcome is not known, and what it held in doubt.
+    ///
+    /// What several exchanges share is in doubt once, and not if one of them was executed. Their
+    /// journals come in any order, so each of them may find the others ended or still open.
     fn doubt(&mut self, id: IntentId, open: Open, row: &[u8], now: UnixMicros, batch: &mut Batch) {
         // Nothing is held for a call that moves no money, so nothing is in doubt.
         if open.quote == Micros::ZERO {
-            return;
+            return self.put_row(row, batch);
         }
-        let doubt = Doubt { keys: open.keys, quote: open.quote, since: now, booked: None, row: row.to_vec() };
+        if open.share.is_some_and(|share| self.is_counted(share.reservation)) {
+            return match AuditRow::decode(row) {
+                Ok(row) => {
+                    self.put_row(&AuditRow { amount: Micros::ZERO, ..row }.encode(Vec::new()), batch);
+                }
+                Err(_) => self.put_row(row, batch),
+            };
+        }
+        self.put_row(row, batch);
+        let Open { keys, quote, share, .. } = open;
+        let doubt = Doubt { keys, quote, since: now, booked: None, share, row: row.to_vec() };
         batch.put(Family::Doubts, &encode_intent(id), &format::encode_doubt(&doubt));
+        if let Some(share) = share {
+            self.doubted.insert(share.reservation, id);
+        }
         self.doubts.insert(id, doubt);
+    }
+
+    /// Whether the money of a reservation is booked or in doubt already.
+    fn is_counted(&self, reservation: ReservationId) -> bool {
+        self.remembered.has(reservation) || self.doubted.contains_key(&reservation)
+    }
+
+    /// The vendor executed the request of `open`: repeats are free, and its reservation is not in doubt.
+    fn execute(&mut self, open: &Open, at: UnixMicros, now: UnixMicros, batch: &mut Batch) {
+        let (Some(share), Some(key)) = (open.share, open.keys.first()) else { return };
+        self.remembered.put(Executed { key: *key, share, at }, batch);
+        // One that was booked meanwhile is an operator's to end.
+        let held = |id: &IntentId| self.doubts.get(id).is_some_and(|doubt| doubt.booked.is_none());
+        let Some(id) = self.doubted.get(&share.reservation).copied().filter(held) else { return };
+        self.doubted.remove(&share.reservation);
+        let Some(doubt) = self.doubts.remove(&id) else { return };
+        batch.delete(Family::Doubts, &encode_intent(id));
+        // The row of the exchange that was executed has the charge.
+        let verdict = resolve::Verdict::Settled(Micros::ZERO);
+        if let Some(row) = resolve::amendment(&doubt, verdict, Micros::ZERO, now) {
+            self.put_row(&row, batch);
+        }
     }
 
     pub(super) fn put_row(&mut self, row: &[u8], batch: &mut Batch) {
@@ -366,6 +474,12 @@ impl Books {
         resolution: &resolve::Resolution,
         now: UnixMicros,
     ) -> Result<(Batch, resolve::Resolved), resolve::NoDoubt> {
-        resolve::resolve(self, resolution, now)
+        let share = self.doubts.get(&resolution.id).and_then(|doubt| doubt.share);
+        let resolved = resolve::resolve(self, resolution, now)?;
+        // One that was booked when its hour was over is still there.
+        if let Some(share) = share.filter(|_| !self.doubts.contains_key(&resolution.id)) {
+            self.doubted.remove(&share.reservation);
+        }
+        Ok(resolved)
     }
 }

@@ -1,13 +1,15 @@
 //! The bytes of keys and values. All but audit rows, whose format is `proto`'s.
 
+use keybrake_proto::idempotency::{Identity, ReservationId, Share};
 use keybrake_proto::journal::IntentId;
 use keybrake_proto::key::KeyId;
 use keybrake_proto::money::Micros;
-use keybrake_proto::time::Day;
+use keybrake_proto::time::{Day, UnixMicros};
 
 use super::StoreError;
 use super::batch::Family;
 use super::books::{Doubt, Open};
+use super::remembered::Executed;
 use crate::registry::KeyRecord;
 
 /// The version of all of this, in `meta`.
@@ -119,6 +121,25 @@ pub(super) fn decode_open(key: &[u8], value: &[u8]) -> Option<(IntentId, Open)> 
     Some((id, postcard::from_bytes(current(value)?).ok()?))
 }
 
+/// `vault key's id | request`.
+pub(super) fn remembered_key(key: KeyId, identity: Identity) -> Vec<u8> {
+    [key.as_bytes(), &identity.0[..]].concat()
+}
+
+/// `version u8 | time u64 | reservation u64`.
+pub(super) fn encode_remembered(executed: Executed) -> Vec<u8> {
+    let Executed { share, at, .. } = executed;
+    [&[VERSION][..], &at.0.to_le_bytes(), &share.reservation.0.to_le_bytes()].concat()
+}
+
+pub(super) fn decode_remembered(key: &[u8], value: &[u8]) -> Option<Executed> {
+    let (id, identity) = key.split_last_chunk()?;
+    let (at, reservation) = current(value)?.split_first_chunk()?;
+    let reservation = ReservationId(u64::from_le_bytes(reservation.try_into().ok()?));
+    let share = Share { reservation, identity: Identity(*identity) };
+    Some(Executed { key: KeyId::from_bytes(id)?, share, at: UnixMicros(u64::from_le_bytes(*at)) })
+}
+
 /// `cursor/` and the shard: entries of `meta` that say up to which record its journal is in the store.
 pub(super) const CURSOR: &[u8] = b"cursor/";
 
@@ -195,6 +216,7 @@ mod tests {
         #[test]
         fn arbitrary_bytes_never_panic(key: Vec<u8>, value: Vec<u8>) {
             let _read = (decode_key(&key, &value), decode_spend(&key, &value), decode_credential(&value));
+            let _read = decode_remembered(&key, &value);
             let _read = (decode_doubt(&key, &value), decode_open(&key, &value), decode_place(CURSOR, &key, &value));
         }
     }
@@ -219,6 +241,17 @@ mod tests {
         let (_, spend) = decode_spend(b"0123456789abcdef", &value).unwrap();
         let settled = Micros::new(30).unwrap();
         assert_eq!(spend, Spend { day: Day::new(5), settled, requests: 0, lifetime: settled });
+    }
+
+    #[test]
+    fn a_remembered_request_reads_back_as_written() {
+        let share = Share { reservation: ReservationId(u64::MAX - 3), identity: Identity([7; 16]) };
+        let key = KeyId::from_bytes(b"0123456789abcdef").unwrap();
+        let executed = Executed { key, share, at: UnixMicros(5) };
+        let (key, value) = (remembered_key(key, share.identity), encode_remembered(executed));
+        assert_eq!(decode_remembered(&key, &value), Some(executed));
+        assert_eq!(decode_remembered(&key[1..], &value), None);
+        assert_eq!(decode_remembered(&key, &value[1..]), None);
     }
 
     #[test]

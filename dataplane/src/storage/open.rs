@@ -102,6 +102,7 @@ fn family_options(family: Family) -> Options {
         | Family::Objects
         | Family::Intents
         | Family::Doubts
+        | Family::Idempotency
         | Family::Meta => small_options(),
     }
 }

@@ -108,7 +108,7 @@ fn correct(books: &mut Books, key: KeyId, booked: Day, quote: Micros, charge: Mi
 }
 
 /// The row that amends the doubt's; `None` where that one cannot be read.
-fn amendment(doubt: &Doubt, verdict: Verdict, charge: Micros, now: UnixMicros) -> Option<Vec<u8>> {
+pub(super) fn amendment(doubt: &Doubt, verdict: Verdict, charge: Micros, now: UnixMicros) -> Option<Vec<u8>> {
     let row = AuditRow::decode(&doubt.row).ok()?;
     let result = if verdict == Verdict::Void { "doubt_voided" } else { "doubt_settled" };
     let id = format!("{}_amended", row.id);

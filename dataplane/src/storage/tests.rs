@@ -1,4 +1,5 @@
 mod disk;
+mod shared;
 mod thread;
 
 use std::path::PathBuf;
@@ -95,8 +96,13 @@ fn ending(intent: Option<IntentId>, end: End, booked: Booked, row: &[u8]) -> Han
 
 /// An intent, and its id.
 fn intent(key: u8, day: u32, quote: u64) -> (IntentId, Handed) {
-    let record =
-        Record::Intent { keys: vec![key_id(key)], day: Day::new(day), quote: micros(quote), row: b"unknown" };
+    let record = Record::Intent {
+        keys: vec![key_id(key)],
+        day: Day::new(day),
+        quote: micros(quote),
+        share: None,
+        row: b"unknown",
+    };
     let handed = handed(&record);
     (IntentId::new(0, handed.sequence), handed)
 }
@@ -217,7 +223,7 @@ fn q13_an_outcome_that_only_the_store_has_ends_its_intent() {
     let open_row = audit_row("req_1");
     let intent = |quote| {
         let keys = vec![key_id(1)];
-        handed(&Record::Intent { keys, day: Day::new(5), quote: micros(quote), row: &open_row })
+        handed(&Record::Intent { keys, day: Day::new(5), quote: micros(quote), share: None, row: &open_row })
     };
     let open = intent(30);
     let id = IntentId::new(0, open.sequence);

@@ -24,6 +24,9 @@ const RECORDS_PER_BATCH_MAX: usize = 512;
 /// Empty rounds of gathering after which the thread sleeps until it is woken.
 const IDLE_ROUNDS: u32 = 50;
 
+/// How often old requests are looked for, to be forgotten.
+const FORGET_EVERY: Duration = Duration::from_secs(600);
+
 /// Key writes in one batch.
 const KEYS_PER_BATCH_MAX: usize = 1024;
 
@@ -144,6 +147,7 @@ pub(super) struct Writer<S> {
     undurable: BTreeMap<KeyId, Vec<u8>>,
     /// Since when something is written that no checkpoint covers.
     unsynced_since: Option<Instant>,
+    forgot_at: Instant,
     stops: Vec<Sender<Result<(), StoreError>>>,
     waits: Waits,
     shared: Arc<Shared>,
@@ -166,6 +170,7 @@ impl<S: Sink> Writer<S> {
             unwritten: None,
             undurable: BTreeMap::new(),
             unsynced_since: None,
+            forgot_at: Instant::now(),
             stops: Vec::new(),
             waits,
             shared,
@@ -322,13 +327,20 @@ impl<S: Sink> Writer<S> {
     }
 
     fn checkpoint(&mut self) {
-        let (batch, forgettable) = self.books.checkpoint();
+        let (mut batch, forgettable) = self.books.checkpoint();
+        if self.forgot_at.elapsed() >= FORGET_EVERY {
+            self.forgot_at = Instant::now();
+            batch.append(self.books.forget(now()));
+        }
         self.unsynced_since = None;
         self.write(Pending { batch, wal: Wal::Synced, forgettable: Some(forgettable), then: Vec::new() });
     }
 
     fn resolve(&mut self, resolution: &Resolution, done: TellResolved) {
-        match self.books.resolve(resolution, now()) {
+        // Before the books, as a repeat that ends now would settle it too.
+        let is_free = self.books.may_resolve(resolution.id);
+        let resolved = if is_free { self.books.resolve(resolution, now()) } else { Err(NoDoubt) };
+        match resolved {
             Err(none) => done(Err(none)),
             Ok((batch, resolved)) => {
                 self.tell_books();

@@ -1,7 +1,7 @@
 //! Stripe's table. Prices are explained in docs/stripe.md; paths are those of Stripe's OpenAPI document.
 
 use super::tree::Tree;
-use super::{AmountRule, Catalog, Declined, Operation, Price};
+use super::{AmountRule, Catalog, Declined, Idempotency, Operation, Price};
 use crate::http1::Method::{self, Delete, Get, Post};
 
 const fn amount(object: &'static str) -> AmountRule {
@@ -68,12 +68,15 @@ const UNMODELLED: Price =
     Price::Unpriced("its amount is not in the request and keybrake does not look it up");
 
 const fn row(method: Method, pattern: &'static str, price: Price) -> Operation {
-    Operation { method, pattern, price, escalates: false }
+    // Stripe keeps the first answer to a POST's key for at least 24 hours, 500s included
+    // (docs.stripe.com/api/idempotent_requests).
+    let idempotency = if matches!(method, Post) { Idempotency::Day } else { Idempotency::None };
+    Operation { method, pattern, price, idempotency, escalates: false }
 }
 
 /// Hands out a credential or widens rights.
 const fn escalating(method: Method, pattern: &'static str) -> Operation {
-    Operation { method, pattern, price: Price::Free, escalates: true }
+    Operation { escalates: true, ..row(method, pattern, Price::Free) }
 }
 
 pub(super) fn catalog() -> Catalog {
@@ -84,6 +87,7 @@ pub(super) fn catalog() -> Catalog {
         refused_parameters: &["_method", "_stripe_account", "_stripe_context", "_stripe_version", "key"],
         form_paths: "/v1/",
         request_id_field: "request-id",
+        replayed_field: "idempotent-replayed",
         operations: OPERATIONS,
         tree: Tree::new(OPERATIONS),
     }
