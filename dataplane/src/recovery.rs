@@ -75,7 +75,8 @@ pub(crate) fn examine(config: &Config) -> anyhow::Result<Examined> {
         Ok(recovered) => recovered,
         Err(error) => {
             sealed.get_or_insert(error);
-            Recovered { last: books.cursors().clone(), ..Recovered::default() }
+            let (last, reached) = (books.cursors().clone(), books.floors().clone());
+            Recovered { last, reached, ..Recovered::default() }
         }
     };
     if sealed.is_none() {
@@ -105,11 +106,11 @@ pub(crate) fn accept(config: &Config) -> anyhow::Result<Accepted> {
     };
     let Err(was_sealed) = judged else { return Ok(Accepted { was_sealed: None, set_aside: None }) };
     let mut set_aside = None;
-    let mut last = match journals {
-        Ok(recovered) => recovered.last,
+    let (mut last, found) = match journals {
+        Ok(recovered) => (recovered.last, recovered.reached),
         Err(_) => {
             set_aside = Some(set_journals_aside(config)?);
-            books.cursors().clone()
+            (books.cursors().clone(), books.floors().clone())
         }
     };
     // Sequences that were ever used name exchanges for ever, so none is used again.
@@ -117,9 +118,9 @@ pub(crate) fn accept(config: &Config) -> anyhow::Result<Accepted> {
     for (shard, reached) in mark.iter().flat_map(|mark| &mark.shards) {
         let reached = reached.synced.max(reached.written);
         let last = last.entry(*shard).or_default();
-        if reached > *last {
+        *last = (*last).max(reached);
+        if reached > found.get(shard).copied().unwrap_or_default() {
             // What is missing cannot be read any more, so the journal begins behind it.
-            *last = reached;
             if set_aside.is_none() {
                 set_aside = Some(set_journals_aside(config)?);
             }
@@ -168,7 +169,7 @@ fn judge(
         store: store.id()?,
         boot: boot_id(),
         store_sequence: store.sequence(),
-        shards: recovered.last.clone(),
+        shards: recovered.reached.clone(),
     };
     match mark {
         Some(mark) => mark.judge(&found).map_err(|behind| {

@@ -145,7 +145,7 @@ impl Scene {
 fn clock_of(keybrake: &Keybrake, request: &Request) -> ClockView {
     let reply = keybrake.control().ask(request);
     let Reply::Clock(view) = reply else { panic!("{reply:?}") };
-    view
+    *view
 }
 
 /// What becomes of a file; `None` is its end.

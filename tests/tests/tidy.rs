@@ -14,9 +14,9 @@ use std::process::Command;
 const LINES_MAX: usize = 500;
 
 /// The dataplane's modules; each may use those of later lines only. Modules of one line do not use each other.
-const LAYERS: [&[&str]; 17] = [
+const LAYERS: [&[&str]; 19] = [
     &["main"],
-    &["run"],
+    &["run", "check"],
     &["state", "control", "worker"],
     &["listener"],
     &["connection"],
@@ -24,7 +24,8 @@ const LAYERS: [&[&str]; 17] = [
     &["relay"],
     &["upstream"],
     &["shard"],
-    &["hold", "journal"],
+    &["hold", "recovery"],
+    &["journal"],
     &["storage", "pool"],
     &["downstream", "registry"],
     &["transport", "in_flight", "account"],
@@ -32,6 +33,7 @@ const LAYERS: [&[&str]; 17] = [
     &["resolve", "deadline", "metrics", "lease"],
     &["rt", "mailbox"],
     &["seal", "clock"],
+    &["marks", "progress"],
 ];
 
 fn root() -> PathBuf {

@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 /// The columns of [`Row`], in the order of its fields.
-pub(crate) const COLUMNS: [&str; 28] = [
+pub(crate) const COLUMNS: [&str; 29] = [
     "sequence",
     "ts",
     "id",
@@ -38,6 +38,7 @@ pub(crate) const COLUMNS: [&str; 28] = [
     "user_agent",
     "metadata",
     "agent_id",
+    "amends",
 ];
 
 /// One row of the audit.
@@ -80,6 +81,8 @@ pub(crate) struct Row {
     pub(crate) metadata: BTreeMap<String, String>,
     /// `agent_id` of the metadata.
     pub(crate) agent_id: Option<String>,
+    /// The id of the row whose amount this one replaces.
+    pub(crate) amends: Option<String>,
 }
 
 impl Row {
@@ -118,6 +121,7 @@ impl Row {
             user_agent: owned(row.user_agent),
             agent_id: metadata.get("agent_id").cloned(),
             metadata,
+            amends: owned(row.amends),
         }
     }
 }

@@ -18,6 +18,9 @@ pub(crate) struct Recovered {
     pub(crate) records: Vec<Handed>,
     /// The last record of each shard, in its journal or in the store.
     pub(crate) last: BTreeMap<u16, u64>,
+    /// Up to where nothing of each shard is missing: the store has the open intents only up to its
+    /// floor, behind which they must be in the journal.
+    pub(crate) reached: BTreeMap<u16, u64>,
     /// Each shard's newest generation.
     pub(crate) generations: BTreeMap<u16, u64>,
     /// The files that are there: shard, slot, length.
@@ -102,7 +105,7 @@ pub(crate) fn recover(
     cursors: &BTreeMap<u16, u64>,
     floors: &BTreeMap<u16, u64>,
 ) -> Result<Recovered, JournalError> {
-    let mut recovered = Recovered { last: cursors.clone(), ..Recovered::default() };
+    let mut recovered = Recovered { last: cursors.clone(), reached: floors.clone(), ..Recovered::default() };
     let mut shards: BTreeMap<u16, Vec<Found>> = BTreeMap::new();
     for path in list(dir)? {
         let Some((shard, slot)) = parse_name(&path) else { continue };
@@ -175,7 +178,10 @@ fn read_shard(
         expected = expected.saturating_add(1);
         recovered.records.push(Handed { shard, sequence: *sequence, payload: (*payload).into() });
     }
-    let last = recovered.last.entry(shard).or_default();
-    *last = (*last).max(expected.saturating_sub(1));
+    let end = expected.saturating_sub(1);
+    for place in [&mut recovered.last, &mut recovered.reached] {
+        let reached = place.entry(shard).or_default();
+        *reached = (*reached).max(end);
+    }
     Ok(())
 }

@@ -24,6 +24,13 @@ const MAGIC: [u8; 8] = *b"KBjrnl\r\n";
 const VERSION: u16 = 1;
 const ALIGNMENT: usize = 8;
 
+/// Generations before its own among which the earlier use of a file is looked for. It decides only
+/// what an operator is told.
+const EARLIER_USES_MAX: u64 = 16;
+
+/// Places at which the end of an earlier frame is looked for: 4 KiB.
+const PLACES_MAX: usize = 512;
+
 /// Set in a frame's length: it is a commit, without a payload.
 const COMMIT: u32 = 1 << 31;
 
@@ -288,13 +295,23 @@ pub fn read(bytes: &[u8], tail: impl Fn(&Header) -> Tail) -> Result<Option<Conte
     let next_bytes = bytes.get(at..at.saturating_add(FRAME_HEADER_BYTES)).unwrap_or_default();
     let end = if later >= next && !is_lenient {
         End::Damaged { at }
-    } else if next_bytes.iter().any(|byte| *byte != 0) {
-        // A file that is used again has whole frames of its earlier use here; they count as torn too.
+    } else if next_bytes.iter().any(|byte| *byte != 0) && !is_of_earlier_use(&header, bytes, at) {
         End::Torn
     } else {
         End::Clean
     };
     Ok(Some(Contents { header, records, committed, end }))
+}
+
+/// Whether a frame stands at `at` that an earlier use of the file left there, or the rest of one.
+fn is_of_earlier_use(header: &Header, bytes: &[u8], at: usize) -> bool {
+    let from = header.generation.saturating_sub(EARLIER_USES_MAX);
+    (from..header.generation).rev().any(|generation| {
+        let earlier = Header { generation, ..*header };
+        // Frames of both uses need not end at the same place: the next one that begins is looked for.
+        let mut places = (at..bytes.len()).step_by(ALIGNMENT).take(PLACES_MAX);
+        places.any(|at| earlier.read_frame(bytes, at).is_some())
+    })
 }
 
 /// The highest sequence of a valid commit at or behind `at`; 0 where there is none.

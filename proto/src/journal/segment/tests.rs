@@ -61,7 +61,7 @@ fn frames_of_an_earlier_generation_are_not_read() {
     let mut bytes = segment(&old, &[None, Some(101), None, Some(103)]);
     bytes[..HEADER_BYTES].copy_from_slice(&new.encode());
     let contents = strict(&bytes).unwrap().unwrap();
-    assert_eq!((contents.header, contents.records.len()), (new, 0));
+    assert_eq!((contents.header, contents.records.len(), contents.end), (new, 0, End::Clean));
 }
 
 #[test]
