@@ -82,7 +82,7 @@ pub(crate) fn examine(config: &Config) -> anyhow::Result<Examined> {
     if sealed.is_none() {
         sealed = judge(config, &store, &books, &recovered, mark.as_ref()).err();
     }
-    let open = books.replay(&recovered.records, now());
+    let open = store.rehearse(&mut books, &recovered.records, now())?;
     Ok(Examined { store, books, recovered, open, mark, sealed })
 }
 

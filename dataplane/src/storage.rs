@@ -22,10 +22,11 @@ pub(crate) use format::StoredCredential;
 pub(crate) use handle::{StorageHandle, start};
 pub(crate) use resolve::{NoDoubt, Resolution, Resolved, Verdict};
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::path::Path;
 use std::sync::Arc;
 
+use keybrake_proto::audit::AuditRow;
 use keybrake_proto::time::UnixMicros;
 use rocksdb::{ColumnFamily, DB, Direction, IteratorMode, WriteBatch, WriteOptions};
 
@@ -84,6 +85,7 @@ impl Store {
             open: self.read_all(Family::Intents, format::decode_open)?,
             cursors: places(format::CURSOR)?,
             floors: places(format::FLOOR)?,
+            floor_row: self.floor_row()?,
             next_sequence: self.next_audit_sequence()?,
         }))
     }
@@ -96,11 +98,53 @@ impl Store {
         records: &[Handed],
         now: UnixMicros,
     ) -> Result<u64, StoreError> {
-        let mut batch = books.enter(records, now);
-        let open = books.open_intents();
-        batch.append(books.end_open(now));
+        let (batch, open) = self.replay(books, records, now)?;
         self.write(&batch, Wal::Synced)?;
         Ok(open)
+    }
+
+    /// As [`Store::recover`], without writing it.
+    pub(crate) fn rehearse(
+        &self,
+        books: &mut Books,
+        records: &[Handed],
+        now: UnixMicros,
+    ) -> Result<u64, StoreError> {
+        Ok(self.replay(books, records, now)?.1)
+    }
+
+    fn replay(
+        &self,
+        books: &mut Books,
+        records: &[Handed],
+        now: UnixMicros,
+    ) -> Result<(Batch, u64), StoreError> {
+        let rows = self.ids_of_rows_from(books.floor_row())?;
+        let mut batch = books.enter(records, now);
+        books.forget_ended(|id| rows.contains(id));
+        let open = books.open_intents();
+        batch.append(books.end_open(now));
+        Ok((batch, open))
+    }
+
+    fn floor_row(&self) -> Result<u64, StoreError> {
+        let Some(value) = self.get(Family::Meta, format::FLOOR_ROW)? else { return Ok(0) };
+        format::decode_sequence(&value).ok_or(StoreError::DamagedEntry(Family::Meta.name()))
+    }
+
+    /// The request ids of the audit rows from this sequence on: those of a second, as checkpoints go.
+    fn ids_of_rows_from(&self, sequence: u64) -> Result<HashSet<String>, StoreError> {
+        let first = format::encode_sequence(sequence);
+        let rows =
+            self.db.iterator_cf(self.family(Family::Audit)?, IteratorMode::From(&first, Direction::Forward));
+        let mut ids = HashSet::new();
+        for row in rows {
+            let (_, row) = row.map_err(StoreError::io)?;
+            if let Ok(row) = AuditRow::decode(&row) {
+                ids.insert(row.id.to_owned());
+            }
+        }
+        Ok(ids)
     }
 
     /// From now on each shard's journal begins behind these records; on disk when it returns.

@@ -6,6 +6,7 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
+use keybrake_proto::audit::AuditRow;
 use keybrake_proto::journal::{Booking, End, IntentId, NotARecord, Record};
 use keybrake_proto::key::KeyId;
 use keybrake_proto::money::Micros;
@@ -75,6 +76,8 @@ pub(crate) struct Stored {
     pub(crate) open: Vec<(IntentId, Open)>,
     pub(crate) cursors: Vec<(u16, u64)>,
     pub(crate) floors: Vec<(u16, u64)>,
+    /// The sequence of the first audit row behind the floors.
+    pub(crate) floor_row: u64,
     /// The sequence of the next audit row.
     pub(crate) next_sequence: u64,
 }
@@ -97,6 +100,8 @@ pub(crate) struct Books {
     cursors: BTreeMap<u16, u64>,
     /// Up to which record the store has the open intents of each journal.
     floors: BTreeMap<u16, u64>,
+    /// The sequence of the first audit row behind the floors.
+    floor_row: u64,
     next_sequence: u64,
     /// Records that were not records: a bug in a shard, as they come from this process.
     damaged: u64,
@@ -117,6 +122,7 @@ impl Books {
             open: stored.open.into_iter().map(|(id, open)| (id, Open { stored: true, ..open })).collect(),
             cursors: stored.cursors.into_iter().collect(),
             floors: stored.floors.into_iter().collect(),
+            floor_row: stored.floor_row.max(1),
             next_sequence: stored.next_sequence.max(1),
             damaged: 0,
         }
@@ -221,20 +227,30 @@ impl Books {
         batch
     }
 
-    /// What a start would do with `records`, without writing it; gives the exchanges it would end.
-    pub(crate) fn replay(&mut self, records: &[Handed], now: UnixMicros) -> u64 {
-        drop(self.enter(records, now));
-        let open = self.open_intents();
-        drop(self.end_open(now));
-        open
-    }
-
     fn raise_floors(&mut self, batch: &mut Batch) {
         for (shard, cursor) in &self.cursors {
             if self.floors.insert(*shard, *cursor) != Some(*cursor) {
                 batch.put(Family::Meta, &encode_place(FLOOR, *shard), &encode_sequence(*cursor));
             }
         }
+        if self.floor_row != self.next_sequence {
+            self.floor_row = self.next_sequence;
+            batch.put(Family::Meta, format::FLOOR_ROW, &encode_sequence(self.floor_row));
+        }
+    }
+
+    /// The sequence of the first audit row behind the floors.
+    pub(super) fn floor_row(&self) -> u64 {
+        self.floor_row
+    }
+
+    /// At a start: forgets the open intents whose rows the store has. A store can be past the end of
+    /// a journal: the disk had the one's outcome and not yet the other's, or the file was refused.
+    pub(super) fn forget_ended(&mut self, has_row: impl Fn(&str) -> bool) {
+        self.open.retain(|_, open| {
+            let row = AuditRow::decode(&open.row);
+            open.stored || !row.is_ok_and(|row| has_row(row.id))
+        });
     }
 
     /// At a start: a record that the store has, of which only the open intent is missing there.

@@ -125,6 +125,9 @@ pub(super) const CURSOR: &[u8] = b"cursor/";
 /// `floor/` and the shard: up to there the store has the journal's open intents too.
 pub(super) const FLOOR: &[u8] = b"floor/";
 
+/// The sequence of the first audit row behind the floors.
+pub(super) const FLOOR_ROW: &[u8] = b"floor_row";
+
 /// The key of a shard's place in `meta`.
 pub(super) fn encode_place(kind: &[u8], shard: u16) -> Vec<u8> {
     [kind, &shard.to_be_bytes()].concat()

@@ -211,6 +211,25 @@ fn q14_a_record_that_was_handed_over_twice_counts_once_and_its_open_intent_is_fo
 }
 
 #[test]
+fn q13_an_outcome_that_only_the_store_has_ends_its_intent() {
+    let directory = Directory::new();
+    let store = directory.open();
+    let open_row = audit_row("req_1");
+    let intent = |quote| {
+        let keys = vec![key_id(1)];
+        handed(&Record::Intent { keys, day: Day::new(5), quote: micros(quote), row: &open_row })
+    };
+    let open = intent(30);
+    let id = IntentId::new(0, open.sequence);
+    let ended = ending(Some(id), End::Booked, Some((1, 5, 7)), &audit_row("req_1"));
+    write(&store, &[open.clone(), ended]);
+    // The journal's file was refused, or lost its end with the power: it has the intent alone.
+    let mut books = store.books().unwrap();
+    assert_eq!(store.recover(&mut books, &[open], NOW), Ok(0));
+    assert_eq!((opening(&store, 1), rows(&store).len()), ((7, 0), 1));
+}
+
+#[test]
 fn q14_after_a_checkpoint_the_journal_may_forget_what_is_still_open() {
     let directory = Directory::new();
     let store = directory.open();
