@@ -356,13 +356,13 @@ impl Journal {
         if self.begin(state, spare, first).is_err() || self.flush(state).is_err() {
             return;
         }
-        match self.durability {
-            Durability::PowerLoss if state.written >= first => {
-                state.confirming = Some(state.written);
-                self.progress.set_wanted(state.written);
-                self.committer.wake();
-            }
-            Durability::Off | Durability::Process | Durability::PowerLoss => state.confirming = None,
+        // What was on disk before is still in the old file, which stays as long as it is needed.
+        if self.durability == Durability::PowerLoss && state.written > self.progress.synced() {
+            state.confirming = Some(state.written);
+            self.progress.set_wanted(state.written);
+            self.committer.wake();
+        } else {
+            state.confirming = None;
         }
     }
 

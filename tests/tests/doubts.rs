@@ -103,7 +103,7 @@ fn copy_data(keybrake: &Keybrake, name: &str) -> std::path::PathBuf {
 }
 
 #[test]
-fn r4_an_older_copy_is_sealed_until_it_is_accepted() {
+fn r4_q15_an_older_copy_is_sealed_until_it_is_accepted() {
     let dir = tempfile::tempdir().unwrap();
     let stand_in = StandIn::start(dir.path());
     let mut keybrake = Setup::new(stand_in.url()).start();

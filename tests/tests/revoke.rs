@@ -171,7 +171,7 @@ fn a_running_exchange_of_a_revoked_key_finishes_and_is_counted() {
 }
 
 #[test]
-fn a_request_that_still_waits_for_its_connection_is_never_sent_after_a_revoke() {
+fn q8_a_request_that_still_waits_for_its_connection_is_never_sent_after_a_revoke() {
     let issuer = Issuer::new();
     // It listens and does not shake hands yet.
     let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();

@@ -372,7 +372,7 @@ mod tests {
     }
 
     #[test]
-    fn an_intent_that_a_refusal_names_may_live_on() {
+    fn q7_an_intent_that_a_refusal_names_may_live_on() {
         let named = r#"{"error": {"type": "invalid_request_error", "payment_intent": {"id": "pi_1"}}}"#;
         check_end("/v1/payment_intents", 400, named, "settle 2000");
         check_end("/v1/charges", 400, named, "release");
@@ -391,7 +391,7 @@ mod tests {
     }
 
     #[test]
-    fn m7_only_a_definite_refusal_releases() {
+    fn m7_q7_only_a_definite_refusal_releases() {
         let error = r#"{"error": {"type": "card_error"}}"#;
         check_end("/v1/charges", 402, error, "release");
         check_end("/v1/payment_intents", 402, error, "settle 2000");
