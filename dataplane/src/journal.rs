@@ -241,7 +241,10 @@ impl Journal {
         scratch.clear();
         active.header.commit(scratch, up_to);
         // Without room the next file's commits vouch for it.
-        if active.has_room_for(scratch.len()) && active.write(scratch).is_err() {
+        if active.has_room_for(scratch.len())
+            && let Err(error) = active.write(scratch)
+        {
+            tell_of_failure(&error);
             self.break_off(state);
         }
     }
@@ -269,9 +272,7 @@ impl Journal {
                 active.header.commit(scratch, sequence);
             }
             if let Err(error) = active.write(scratch) {
-                eprintln!(
-                    "journal: a write failed: {error}; a fresh file is begun, and until then nothing is sent"
-                );
+                tell_of_failure(&error);
                 self.break_off(state);
                 return Err(NoRoom);
             }
@@ -383,6 +384,10 @@ impl Journal {
         }
         state.forget_stored(self.progress.stored());
     }
+}
+
+fn tell_of_failure(error: &io::Error) {
+    eprintln!("journal: a write failed: {error}; a fresh file is begun, and until then nothing is sent");
 }
 
 impl State {

@@ -92,6 +92,7 @@ impl Running {
         let progress = progress::all(workers, |shard| recovered.last_of(shard));
         // The thread is waited for by `flush_and_stop`, which also reports.
         let (storage, _thread) = storage::start(store, books, Arc::clone(&progress))?;
+        let starting = Starting(Some(storage.clone()));
         let common = Arc::new(Common {
             config: Arc::clone(&config),
             vendors,
@@ -130,6 +131,7 @@ impl Running {
         control::start_doubts(Arc::clone(&control)).context("the doubts thread does not start")?;
         let workers_text = if workers == 1 { "1 worker".to_owned() } else { format!("{workers} workers") };
         eprintln!("keybrake-dataplane: agents at http://{proxy_listen}, {workers_text}, {}", kernel.as_str());
+        starting.succeeded();
         Ok(Running { config, control, storage, ended, signals })
     }
 
@@ -192,6 +194,25 @@ impl Running {
             }
         }
         true
+    }
+}
+
+/// A start that has opened the store. One that fails closes it before the process ends: RocksDB's own
+/// threads do not survive the end of `main`.
+struct Starting(Option<StorageHandle>);
+
+impl Starting {
+    fn succeeded(mut self) {
+        self.0 = None;
+    }
+}
+
+impl Drop for Starting {
+    fn drop(&mut self) {
+        if let Some(storage) = self.0.take() {
+            // Nothing was served, so nothing can be lost.
+            storage.flush_and_stop().ok();
+        }
     }
 }
 
