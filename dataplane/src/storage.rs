@@ -14,6 +14,8 @@ mod resolve;
 mod writer;
 
 #[cfg(test)]
+pub(crate) mod by_hand;
+#[cfg(test)]
 mod tests;
 
 pub(crate) use books::{Books, Doubt, Handed, Opening};
@@ -96,9 +98,7 @@ impl Store {
         records: &[Handed],
         now: UnixMicros,
     ) -> Result<u64, StoreError> {
-        let mut batch = books.enter(records, now);
-        let open = books.open_intents();
-        batch.append(books.end_open(now));
+        let (batch, open) = books.recover(records, now);
         self.write(&batch, Wal::Synced)?;
         Ok(open)
     }

@@ -5,11 +5,13 @@ use std::sync::atomic::AtomicU32;
 
 use keybrake_proto::control::{Revoke, Revoked, Selector};
 use keybrake_proto::key::{KeyDigest, KeyId};
-use keybrake_proto::ledger::Word;
+use keybrake_proto::ledger::chain::Opening;
+use keybrake_proto::money::Micros;
 use keybrake_proto::policy::Policy;
 use keybrake_proto::time::{Day, UnixMicros};
 
 use super::*;
+use crate::progress;
 use crate::registry::{KeyEntry, KeyRecord};
 use crate::seal::MasterKey;
 use crate::storage::{self, Store};
@@ -44,6 +46,8 @@ fn entry(number: u8, parent: Option<u8>) -> Arc<KeyEntry> {
             vendor: "stripe".to_owned(),
             allowed_endpoints: vec!["POST /v1/charges".parse().unwrap()],
             daily_usd_cap: None,
+            total_usd_cap: None,
+            daily_request_budget: None,
             expires_at: None,
         },
         label: None,
@@ -53,16 +57,19 @@ fn entry(number: u8, parent: Option<u8>) -> Arc<KeyEntry> {
         parent: parent.map(id),
         revoked_at: None,
     };
-    Arc::new(KeyEntry::new(record, Word::open(Day::new(1))))
+    Arc::new(KeyEntry::new(record, Opening::new(Day::new(1)), Micros::ZERO))
 }
 
 fn control(directory: &Directory, shards: usize, keys: &[Arc<KeyEntry>]) -> Control {
     let (master, _) = MasterKey::load_or_create(&directory.0.join("master.key")).unwrap();
-    let (storage, _thread) = storage::start(Store::open(&directory.0.join("store")).unwrap()).unwrap();
+    let store = Store::open(&directory.0.join("store")).unwrap();
+    let books = store.books().unwrap();
+    let (storage, _thread) = storage::start(store, books, progress::all(0, |_| 0)).unwrap();
     Control {
         shards: (0..shards).map(|_| Mailbox::new().unwrap().0).collect(),
         metrics: Vec::new(),
         storage,
+        clock: Arc::new(Clock::open(&directory.0, Day::default()).unwrap()),
         digester: master.digester(),
         lease: Lease::new(),
         vendors: Vec::new(),

@@ -55,6 +55,11 @@ impl Medium for Page {
 }
 
 impl Disk for Memory {
+    fn open(&self, _: u16, slot: u32) -> io::Result<Arc<dyn Medium>> {
+        let files = self.0.files.lock().unwrap();
+        Ok(Arc::clone(files.get(&slot).unwrap()) as Arc<dyn Medium>)
+    }
+
     fn create(&self, _: u16, slot: u32, bytes: u64) -> io::Result<Arc<dyn Medium>> {
         let zeros = vec![0; usize::try_from(bytes).unwrap()];
         let page =
@@ -117,6 +122,7 @@ impl Bench {
             generation: 0,
             next: 1,
             written: 0,
+            survived: 0,
             handed: 0,
             confirming: None,
             unstored: VecDeque::new(),

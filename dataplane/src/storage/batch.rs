@@ -3,7 +3,7 @@
 /// A column family. All of them are made with the store: a reader in another process cannot follow
 /// one that is made later.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub(super) enum Family {
+pub(crate) enum Family {
     /// Key id → record.
     Keys,
     /// Vendor and account → sealed credential.
@@ -23,7 +23,7 @@ pub(super) enum Family {
 }
 
 impl Family {
-    pub(super) const ALL: [Family; 8] = [
+    pub(crate) const ALL: [Family; 8] = [
         Family::Keys,
         Family::Credentials,
         Family::Audit,
@@ -34,7 +34,7 @@ impl Family {
         Family::Meta,
     ];
 
-    pub(super) const fn name(self) -> &'static str {
+    pub(crate) const fn name(self) -> &'static str {
         match self {
             Family::Keys => "keys",
             Family::Credentials => "credentials",
@@ -50,7 +50,7 @@ impl Family {
 
 /// One change of one entry.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Change<'a> {
+pub(crate) enum Change<'a> {
     /// This value, over any before it.
     Put(&'a [u8]),
     /// No entry.
@@ -59,7 +59,7 @@ pub(super) enum Change<'a> {
 
 /// The changes, in order. It knows nothing of RocksDB, so it can be written again after a failure.
 #[derive(Debug, Default)]
-pub(super) struct Batch {
+pub(crate) struct Batch {
     /// Keys and values, one behind the other.
     bytes: Vec<u8>,
     /// Family, length of the key, length of the value; none where the entry is deleted.
@@ -67,18 +67,18 @@ pub(super) struct Batch {
 }
 
 impl Batch {
-    pub(super) fn put(&mut self, family: Family, key: &[u8], value: &[u8]) {
+    pub(crate) fn put(&mut self, family: Family, key: &[u8], value: &[u8]) {
         self.bytes.extend_from_slice(key);
         self.bytes.extend_from_slice(value);
         self.lengths.push((family, key.len(), Some(value.len())));
     }
 
-    pub(super) fn delete(&mut self, family: Family, key: &[u8]) {
+    pub(crate) fn delete(&mut self, family: Family, key: &[u8]) {
         self.bytes.extend_from_slice(key);
         self.lengths.push((family, key.len(), None));
     }
 
-    pub(super) fn changes(&self) -> impl Iterator<Item = (Family, &[u8], Change<'_>)> {
+    pub(crate) fn changes(&self) -> impl Iterator<Item = (Family, &[u8], Change<'_>)> {
         let mut rest = self.bytes.as_slice();
         self.lengths.iter().map_while(move |(family, key_bytes, value_bytes)| {
             let (key, behind) = rest.split_at_checked(*key_bytes)?;
@@ -90,17 +90,17 @@ impl Batch {
     }
 
     /// Adds the changes of `later` behind these.
-    pub(super) fn append(&mut self, later: Batch) {
+    pub(crate) fn append(&mut self, later: Batch) {
         self.bytes.extend_from_slice(&later.bytes);
         self.lengths.extend(later.lengths);
     }
 
-    pub(super) fn is_empty(&self) -> bool {
+    pub(crate) fn is_empty(&self) -> bool {
         self.lengths.is_empty()
     }
 
     /// Changes in `family`.
-    pub(super) fn count(&self, family: Family) -> usize {
+    pub(crate) fn count(&self, family: Family) -> usize {
         self.lengths.iter().filter(|(of, ..)| *of == family).count()
     }
 }

@@ -221,12 +221,18 @@ impl Books {
         batch
     }
 
+    /// Enters what the journals have and the store has not, and ends what a crash left open. Gives how
+    /// many exchanges that were.
+    pub(super) fn recover(&mut self, records: &[Handed], now: UnixMicros) -> (Batch, u64) {
+        let mut batch = self.enter(records, now);
+        let open = self.open_intents();
+        batch.append(self.end_open(now));
+        (batch, open)
+    }
+
     /// What a start would do with `records`, without writing it; gives the exchanges it would end.
     pub(crate) fn replay(&mut self, records: &[Handed], now: UnixMicros) -> u64 {
-        drop(self.enter(records, now));
-        let open = self.open_intents();
-        drop(self.end_open(now));
-        open
+        self.recover(records, now).1
     }
 
     fn raise_floors(&mut self, batch: &mut Batch) {
