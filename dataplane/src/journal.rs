@@ -17,9 +17,9 @@ mod start;
 mod tests;
 
 pub(crate) use committer::{CommitterHandle, Event};
-pub(crate) use medium::{Directory, Medium};
 #[cfg(test)]
 pub(crate) use medium::Disk;
+pub(crate) use medium::{Directory, Medium};
 pub(crate) use read::{Recovered, recover};
 pub(crate) use start::{Place, start};
 
@@ -368,16 +368,18 @@ impl Journal {
         state.written = first.saturating_sub(1);
         // Before the committer hears of the file: what it syncs then counts from here.
         self.progress.set_written(state.written);
-        if self.begin(state, spare, first).is_err() || self.flush(state).is_err() {
+        if self.begin(state, spare, first).is_err() {
             return;
         }
-        match self.durability {
-            Durability::PowerLoss if state.written >= first => {
-                state.confirming = Some(state.written);
-                self.progress.set_wanted(state.written);
-                self.committer.wake();
-            }
-            Durability::Off | Durability::Process | Durability::PowerLoss => state.confirming = None,
+        // What had survived before is in the broken file, which stays until storage has it.
+        let last = state.next.saturating_sub(1);
+        let is_promised = self.durability == Durability::PowerLoss && last > state.survived;
+        state.confirming = is_promised.then_some(last);
+        // Where it does not all fit, the next ticks write the rest.
+        self.flush(state).ok();
+        if is_promised {
+            self.progress.set_wanted(state.written);
+            self.committer.wake();
         }
     }
 

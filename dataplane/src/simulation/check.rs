@@ -71,7 +71,8 @@ impl World {
             return;
         }
         let shard = u16::try_from(call.shard).unwrap();
-        let files = self.machine.read_journals(if is_promised { |file| &file.disk } else { |file| &file.kernel });
+        let files =
+            self.machine.read_journals(if is_promised { |file| &file.disk } else { |file| &file.kernel });
         let id = format!("c{sent}");
         let is_there = |bytes: &[u8]| {
             let Ok(Some(contents)) = segment::read(bytes, |_| Tail::Lenient) else { return false };
@@ -134,7 +135,12 @@ impl World {
         let (rows, all) = self.rows();
         if !self.model.is_unreliable {
             let before = &self.model.rows;
-            assert!(all.starts_with(before), "rows never change: {} before, {} found", before.len(), all.len());
+            assert!(
+                all.starts_with(before),
+                "rows never change: {} before, {} found",
+                before.len(),
+                all.len()
+            );
         }
         self.model.rows = all;
         let doubts = self.process.writer.books().doubts();

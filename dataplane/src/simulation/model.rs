@@ -67,8 +67,20 @@ impl Call {
         match &self.state {
             State::Refused { .. } | State::Gone => 0,
             State::Open | State::InDoubt { booked: None } => self.quote,
-            State::InDoubt { booked: Some(booked) } => if *booked == day { self.quote } else { 0 },
-            State::Booked { charge, on } => if on.contains(&(key, day)) { *charge } else { 0 },
+            State::InDoubt { booked: Some(booked) } => {
+                if *booked == day {
+                    self.quote
+                } else {
+                    0
+                }
+            }
+            State::Booked { charge, on } => {
+                if on.contains(&(key, day)) {
+                    *charge
+                } else {
+                    0
+                }
+            }
         }
     }
 

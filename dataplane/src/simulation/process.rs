@@ -158,7 +158,6 @@ fn open_accounts(machine: &Machine, setup: &Setup, books: &Books) -> [Arc<Accoun
     [parent, child, account(2, None)]
 }
 
-
 pub(super) fn micros(amount: u64) -> Micros {
     Micros::new(amount).unwrap()
 }

@@ -45,7 +45,8 @@ pub(super) fn drive(family: Family, count: u64) {
     for (number, seed) in seeds.enumerate() {
         let Err(why) = catch_unwind(AssertUnwindSafe(|| schedule(family, seed, false))) else { continue };
         drop(hush);
-        let why = why.downcast_ref::<String>().cloned().or_else(|| why.downcast_ref::<&str>().map(|&s| s.into()));
+        let why =
+            why.downcast_ref::<String>().cloned().or_else(|| why.downcast_ref::<&str>().map(|&s| s.into()));
         panic!(
             "{family:?}: schedule {number} failed: {}\nrepeat it: KEYBRAKE_TEST_SEED={seed}",
             why.unwrap_or_default()
@@ -124,7 +125,11 @@ fn end(machine: &Machine, family: Family, random: &mut Random) -> bool {
         Family::PowerCuts | Family::Unpromised => true,
         Family::All => random.chance(50),
     };
-    if is_power { machine.cut_power() } else { machine.kill() }
+    if is_power {
+        machine.cut_power()
+    } else {
+        machine.kill()
+    }
     is_power
 }
 

@@ -53,7 +53,9 @@ impl Entries {
 
     /// The books, as they would be after a power cut that leaves nothing but what was synced.
     pub(super) fn disk_books(&self) -> Books {
-        by_hand::read(self.disk.iter().map(|((family, key), value)| (*family, key.as_slice(), value.as_slice())))
+        by_hand::read(
+            self.disk.iter().map(|((family, key), value)| (*family, key.as_slice(), value.as_slice())),
+        )
     }
 
     fn entries(&self) -> impl Iterator<Item = (Family, &[u8], &[u8])> {

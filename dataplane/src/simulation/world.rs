@@ -206,10 +206,16 @@ impl World {
         let today = Day::new(self.day - u32::from(self.late[call.shard]));
         let (mut bookings, mut on) = (Vec::new(), Vec::new());
         let mut keys = levels(call.key).iter();
-        self.process.accounts[call.key].settle(today, micros(call.quote), micros(charge), sent, |key, day| {
-            bookings.push(Booking { key, day, charge: micros(charge), requests });
-            on.push((*keys.next().unwrap(), day.as_u32()));
-        });
+        self.process.accounts[call.key].settle(
+            today,
+            micros(call.quote),
+            micros(charge),
+            sent,
+            |key, day| {
+                bookings.push(Booking { key, day, charge: micros(charge), requests });
+                on.push((*keys.next().unwrap(), day.as_u32()));
+            },
+        );
         let intent = IntentId::new(u16::try_from(call.shard).unwrap(), call.intent);
         call.state = State::Booked { charge, on };
         call.outcome = outcome;
@@ -259,9 +265,7 @@ impl World {
         }
         let day = Day::new(self.day);
         let doubts = self.process.writer.books().doubts();
-        let of = |row: &[u8]| {
-            number(keybrake_proto::audit::AuditRow::decode(row).unwrap().id).unwrap()
-        };
+        let of = |row: &[u8]| number(keybrake_proto::audit::AuditRow::decode(row).unwrap().id).unwrap();
         let doubts: Vec<_> = doubts.iter().map(|(id, doubt)| (*id, of(&doubt.row), doubt.booked)).collect();
         let told = Arc::clone(&self.told);
         if by_operator {
