@@ -4,11 +4,12 @@
 //! committer, the storage thread's loop, recovery and the high-water mark. What stands in for the
 //! world is here: a machine whose disk refuses, tears and forgets ([`machine`]), a store that loses
 //! what was not synced ([`store`]), agents, a vendor that keeps its own ledger, an operator, clocks that
-//! differ over midnight ([`world`]), and what must hold ([`check`]).
+//! differ over midnight ([`world`]), and what must hold ([`check`]); [`damage`] is what no crash leaves.
 //!
 //! `KEYBRAKE_TEST_SEED` repeats one schedule with every step printed.
 
 mod check;
+mod damage;
 mod machine;
 mod model;
 mod process;
@@ -65,6 +66,11 @@ fn power_cuts_leave_every_cap_and_every_row() {
 #[test]
 fn power_cuts_and_refusals_together_leave_every_cap_and_every_row() {
     drive(Family::All, 27_000);
+}
+
+#[test]
+fn damaged_files_are_sealed_or_leave_no_less_committed() {
+    drive(Family::Damage, 5_000);
 }
 
 #[test]

@@ -7,7 +7,7 @@ use keybrake_proto::journal::Record;
 use keybrake_proto::journal::segment::{self, Tail};
 use keybrake_proto::time::Day;
 
-use super::model::{Call, Model, State, Verdict, number};
+use super::model::{Call, State, Verdict, number};
 use super::process::{KEYS, Process, SHARDS, levels, micros};
 use super::world::World;
 use crate::journal::Durability;
@@ -180,9 +180,10 @@ impl World {
             let call = number(row.amends.unwrap_or(row.id)).expect("a call's row");
             assert!(call < self.model.calls.len(), "a row of no call");
             let of = rows.entry(call).or_default();
-            match row.outcome {
-                Outcome::Amendment => of.amendments += 1,
-                outcome => of.own.push((outcome, row.amount.as_u64())),
+            if row.outcome == Outcome::Amendment {
+                of.amendments += 1;
+            } else {
+                of.own.push((row.outcome, row.amount.as_u64()));
             }
             all.push(value.to_vec());
         }
@@ -273,12 +274,5 @@ fn judge_resolved(at: usize, call: &mut Call, rows: &Rows) {
             call.resolve(Verdict::Charge(charge), day);
         }
         _ => panic!("c{at} is not in doubt any more: {call:?}"),
-    }
-}
-
-impl Model {
-    /// How many calls the vendor saw.
-    pub(super) fn arrivals(&self) -> usize {
-        self.calls.iter().filter(|call| call.arrival.is_some()).count()
     }
 }

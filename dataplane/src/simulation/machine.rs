@@ -196,10 +196,22 @@ impl Inner {
         if fate == Fate::Done { Ok(file) } else { Err(refused()) }
     }
 
-    /// The journals' files, by shard and slot.
-    pub(super) fn journals(&mut self) -> Vec<&mut File> {
-        let journals: Vec<u32> = self.names.values().copied().collect();
-        self.files.iter_mut().filter(|(file, _)| journals.contains(file)).map(|(_, file)| file).collect()
+    /// A file that a start reads, with its name.
+    pub(super) fn one(&mut self, random: &mut Random) -> (String, &mut File) {
+        let at = random.index(self.names.len() + 1);
+        let (name, number) = match self.names.iter().nth(at) {
+            Some(((shard, slot), number)) => (format!("journal {shard}-{slot}"), *number),
+            None => ("mark".to_owned(), MARK),
+        };
+        (name, self.files.get_mut(&number).unwrap())
+    }
+
+    /// Removes a journal's file; gives what was done.
+    pub(super) fn remove_one(&mut self, random: &mut Random) -> String {
+        let at = random.index(self.names.len());
+        let name = *self.names.keys().nth(at).unwrap();
+        self.names.remove(&name);
+        format!("journal {}-{} is gone", name.0, name.1)
     }
 }
 

@@ -25,6 +25,8 @@ pub(super) enum Family {
     All,
     /// Power is cut under `process`, which promises nothing then.
     Unpromised,
+    /// Nothing, and at the end bits flip, ends are cut off and files vanish.
+    Damage,
 }
 
 /// What every run drives, whatever its own seed: schedules that once found a fault.
@@ -34,7 +36,8 @@ const REGRESSIONS: [u64; 1] = [1];
 pub(super) fn drive(family: Family, count: u64) {
     if let Some(seed) = given_seed() {
         println!("{family:?} {seed}");
-        return schedule(family, seed, true);
+        schedule(family, seed, true);
+        return;
     }
     let started = Instant::now();
     let clock = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_nanos();
@@ -42,8 +45,15 @@ pub(super) fn drive(family: Family, count: u64) {
     println!("{family:?}: schedules from seed {first}");
     let hush = Hush::begin();
     let seeds = REGRESSIONS.into_iter().chain((0..count).map(|number| first.wrapping_add(number)));
+    let mut sealed = 0;
     for (number, seed) in seeds.enumerate() {
-        let Err(why) = catch_unwind(AssertUnwindSafe(|| schedule(family, seed, false))) else { continue };
+        let why = match catch_unwind(AssertUnwindSafe(|| schedule(family, seed, false))) {
+            Ok(more) => {
+                sealed += more;
+                continue;
+            }
+            Err(why) => why,
+        };
         drop(hush);
         let why =
             why.downcast_ref::<String>().cloned().or_else(|| why.downcast_ref::<&str>().map(|&s| s.into()));
@@ -55,6 +65,10 @@ pub(super) fn drive(family: Family, count: u64) {
     drop(hush);
     let seconds = started.elapsed().as_secs_f64();
     println!("{family:?}: {count} schedules in {seconds:.1} s, {:.0} a second", count as f64 / seconds);
+    if family == Family::Damage {
+        println!("{family:?}: {sealed} starts were sealed");
+        assert!(sealed > 0, "no damage was ever noticed");
+    }
 }
 
 fn given_seed() -> Option<u64> {
@@ -62,8 +76,8 @@ fn given_seed() -> Option<u64> {
     Some(text.parse().expect("KEYBRAKE_TEST_SEED is a number"))
 }
 
-/// One schedule, from an empty machine to its last start.
-fn schedule(family: Family, seed: u64, is_traced: bool) {
+/// One schedule, from an empty machine to its last start; gives how many starts over damage were sealed.
+fn schedule(family: Family, seed: u64, is_traced: bool) -> usize {
     let mut random = Random::new(seed);
     let setup = setup(family, &mut random);
     let machine = Machine::new(Random::new(random.next()));
@@ -78,16 +92,20 @@ fn schedule(family: Family, seed: u64, is_traced: bool) {
             world.crash(family);
         }
     }
+    if family == Family::Damage {
+        return world.damage();
+    }
     world.settle_down();
     world.crash(family);
     world.settle_down();
+    0
 }
 
 fn setup(family: Family, random: &mut Random) -> Setup {
     let survives = match family {
         Family::Kills | Family::Unpromised => Durability::Process,
         Family::PowerCuts | Family::All => Durability::PowerLoss,
-        Family::Refusals => [Durability::Process, Durability::PowerLoss][random.index(2)],
+        Family::Refusals | Family::Damage => [Durability::Process, Durability::PowerLoss][random.index(2)],
     };
     let cap = |random: &mut Random| Some(micros(6 + random.below(10)));
     let mut limits = [Limits::default(); 3];
@@ -106,7 +124,7 @@ fn setup(family: Family, random: &mut Random) -> Setup {
 
 /// The first start, which may be cut as well.
 fn first_start(machine: &Machine, setup: &Setup, family: Family, random: &mut Random) -> Process {
-    if random.chance(10) {
+    if family != Family::Damage && random.chance(10) {
         machine.lock().faults.death_in = Some(random.below(6));
     }
     loop {
@@ -121,7 +139,7 @@ fn first_start(machine: &Machine, setup: &Setup, family: Family, random: &mut Ra
 /// The end of the process or of the machine; gives which.
 fn end(machine: &Machine, family: Family, random: &mut Random) -> bool {
     let is_power = match family {
-        Family::Kills | Family::Refusals => false,
+        Family::Kills | Family::Refusals | Family::Damage => false,
         Family::PowerCuts | Family::Unpromised => true,
         Family::All => random.chance(50),
     };
@@ -147,6 +165,7 @@ impl World {
                 let shard = self.random.index(SHARDS);
                 self.catch_up(shard);
             }
+            91..=99 if family == Family::Damage => self.turn(),
             91..=96 => self.harm(family),
             _ => self.crash(family),
         }
