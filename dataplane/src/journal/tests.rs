@@ -314,3 +314,61 @@ fn q14_a_file_is_used_again_only_when_the_store_has_all_of_it_on_disk() {
     bench.turn();
     assert_eq!(bench.found(true).last(), Some(&(written + 1)));
 }
+
+#[test]
+fn storage_is_given_only_what_the_disk_has() {
+    let mut bench = Bench::new(Durability::PowerLoss);
+    bench.intent().unwrap();
+    bench.denial();
+    assert_eq!(bench.journal.storage.counters().queued, 0, "a power cut would leave the store ahead");
+    assert!(bench.journal.has_room());
+    bench.journal.tick();
+    bench.turn();
+    assert_eq!(bench.journal.storage.counters().queued, 2);
+}
+
+#[test]
+fn storage_is_given_only_what_the_file_has() {
+    let bench = Bench::new(Durability::Process);
+    bench.intent().unwrap();
+    assert_eq!(bench.journal.storage.counters().queued, 1);
+    bench.disk.0.refuses_writes.store(true, Ordering::Relaxed);
+    bench.denial();
+    assert_eq!(bench.journal.storage.counters().queued, 1, "a kill would leave the store ahead");
+}
+
+#[test]
+fn q13_a_fresh_file_opens_admission_where_all_was_on_disk_before() {
+    let mut bench = Bench::new(Durability::PowerLoss);
+    bench.intent().unwrap();
+    drop(bench.journal.wait_for_sync());
+    bench.turn();
+    bench.disk.0.refuses_writes.store(true, Ordering::Relaxed);
+    assert!(bench.intent().is_err());
+    bench.disk.0.refuses_writes.store(false, Ordering::Relaxed);
+    bench.turn();
+    bench.journal.tick();
+    assert!(bench.journal.has_room(), "nothing is left to wait for");
+}
+
+#[test]
+fn q13_more_than_one_fresh_file_opens_admission_too() {
+    let mut bench = Bench::new(Durability::PowerLoss);
+    // More than one file, of which storage has nothing.
+    for _ in 0..30 {
+        bench.intent().unwrap();
+        drop(bench.journal.wait_for_sync());
+        bench.turn();
+    }
+    bench.disk.0.refuses_writes.store(true, Ordering::Relaxed);
+    assert!(bench.intent().is_err());
+    bench.denial();
+    bench.disk.0.refuses_writes.store(false, Ordering::Relaxed);
+    for _ in 0..4 {
+        bench.turn();
+        bench.journal.tick();
+    }
+    bench.turn();
+    bench.intent().unwrap();
+    assert_eq!(bench.found(false), (1..=32).collect::<Vec<u64>>());
+}
