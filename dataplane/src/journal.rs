@@ -17,9 +17,14 @@ mod start;
 mod tests;
 
 pub(crate) use committer::{CommitterHandle, Event};
-pub(crate) use medium::Directory;
+#[cfg(test)]
+pub(crate) use medium::Disk;
+pub(crate) use medium::{Directory, Medium};
 pub(crate) use read::{Recovered, recover};
 pub(crate) use start::{Place, start};
+
+#[cfg(test)]
+pub(crate) use {committer::Committer, read::recover_files, start::prepare};
 
 use std::cell::RefCell;
 use std::collections::VecDeque;
@@ -37,7 +42,6 @@ use keybrake_proto::money::Micros;
 use keybrake_proto::time::Day;
 
 use self::committer::Order;
-use self::medium::Medium;
 use crate::progress::Progress;
 use crate::rt;
 use crate::storage::{Handed, StorageHandle};
@@ -96,6 +100,8 @@ struct State {
     next: u64,
     /// The last record in the file.
     written: u64,
+    /// The last record that is known to have survived what was promised.
+    survived: u64,
     /// The last record that storage was given.
     handed: u64,
     /// After a failure: admission waits until this record is on disk.
@@ -121,7 +127,7 @@ impl Journal {
         let has_space = state.spare.is_some()
             || state.active.as_ref().is_some_and(|active| active.free_bytes() >= active.segment.bytes / 8);
         let is_open = state.active.is_some() && state.confirming.is_none() && has_space;
-        let is_handed = state.handed.saturating_add(1) == state.next;
+        let is_handed = state.handed >= self.ripe(&state);
         (is_open || self.durability == Durability::Off)
             && is_handed
             && self.storage.has_room()
@@ -164,7 +170,7 @@ impl Journal {
     }
 
     /// Told whether the next sync brought all that is written to the disk.
-    fn wait_for_sync(&self) -> Result<oneshot::Receiver<bool>, NotDurable> {
+    pub(crate) fn wait_for_sync(&self) -> Result<oneshot::Receiver<bool>, NotDurable> {
         let (waiter, synced) = oneshot::channel();
         let mut state = self.state.borrow_mut();
         if state.active.is_none() {
@@ -207,7 +213,10 @@ impl Journal {
     pub(crate) fn obey(&self, event: Event) {
         let mut state = self.state.borrow_mut();
         match event {
-            Event::Synced(up_to) => self.synced(&mut state, up_to),
+            Event::Synced(up_to) => {
+                self.synced(&mut state, up_to);
+                self.hand_over(&mut state);
+            }
             Event::Failed { epoch } if epoch == state.epoch => self.break_off(&mut state),
             Event::Failed { .. } => {}
             Event::Spare(segment) => state.spare = Some(segment),
@@ -224,6 +233,11 @@ impl Journal {
             }
             self.flush(&mut state).ok();
         }
+        if self.durability == Durability::PowerLoss && state.survived < state.written {
+            // Storage waits for the disk, and so do the rows.
+            self.progress.set_wanted(state.written);
+            self.committer.wake();
+        }
         self.hand_over(&mut state);
         state.handed.saturating_add(1) == state.next
     }
@@ -237,6 +251,7 @@ impl Journal {
             state.confirming = None;
             eprintln!("journal: a fresh file is on disk; requests are forwarded");
         }
+        state.survived = state.survived.max(up_to);
         let State { active: Some(active), scratch, .. } = state else { return };
         scratch.clear();
         active.header.commit(scratch, up_to);
@@ -356,22 +371,35 @@ impl Journal {
         state.written = first.saturating_sub(1);
         // Before the committer hears of the file: what it syncs then counts from here.
         self.progress.set_written(state.written);
-        if self.begin(state, spare, first).is_err() || self.flush(state).is_err() {
+        if self.begin(state, spare, first).is_err() {
             return;
         }
-        // What was on disk before is still in the old file, which stays as long as it is needed.
-        if self.durability == Durability::PowerLoss && state.written > self.progress.synced() {
-            state.confirming = Some(state.written);
+        // What had survived before is in the broken file, which stays until storage has it.
+        let last = state.next.saturating_sub(1);
+        let is_promised = self.durability == Durability::PowerLoss && last > state.survived;
+        state.confirming = is_promised.then_some(last);
+        // Where it does not all fit, the next ticks write the rest.
+        self.flush(state).ok();
+        if is_promised {
             self.progress.set_wanted(state.written);
             self.committer.wake();
-        } else {
-            state.confirming = None;
+        }
+    }
+
+    /// Up to where storage may be given records: the store must not have what the journal can still
+    /// lose, or a start would find an intent in the journal and not the outcome that the store has.
+    fn ripe(&self, state: &State) -> u64 {
+        let recorded = state.next.saturating_sub(1);
+        match self.durability {
+            Durability::Off => recorded,
+            Durability::Process => recorded.min(state.written),
+            Durability::PowerLoss => recorded.min(state.survived),
         }
     }
 
     /// Gives storage what it was not given yet, in order.
     fn hand_over(&self, state: &mut State) {
-        while state.handed.saturating_add(1) < state.next {
+        while state.handed < self.ripe(state) {
             let sequence = state.handed.saturating_add(1);
             let first = state.unstored.front().map_or(sequence, |(first, _)| *first);
             let index = usize::try_from(sequence.saturating_sub(first)).unwrap_or(usize::MAX);

@@ -39,6 +39,8 @@ mod rt;
 mod run;
 mod seal;
 mod shard;
+#[cfg(test)]
+mod simulation;
 mod state;
 mod storage;
 mod tls;

@@ -15,6 +15,8 @@ mod resolve;
 mod writer;
 
 #[cfg(test)]
+pub(crate) mod by_hand;
+#[cfg(test)]
 mod tests;
 
 pub(crate) use books::{Books, Doubt, Handed, Opening};
@@ -122,11 +124,7 @@ impl Store {
         now: UnixMicros,
     ) -> Result<(Batch, u64), StoreError> {
         let rows = self.ids_of_rows_from(books.floor_row())?;
-        let mut batch = books.enter(records, now);
-        books.forget_ended(|id| rows.contains(id));
-        let open = books.open_intents();
-        batch.append(books.end_open(now));
-        Ok((batch, open))
+        Ok(books.recover(records, now, |id| rows.contains(id)))
     }
 
     fn floor_row(&self) -> Result<u64, StoreError> {

@@ -108,7 +108,11 @@ fn a_request_counts_once_it_was_sent_whatever_came_of_it() {
     assert_eq!(read("/stripe/v1/balance").status, 200);
     assert_eq!(read("/stripe/v1/charges/ch_none").status, 404, "the vendor's answer");
     let mut client = Client::connect(keybrake.proxy());
-    client.send(form_post("/stripe/v1/charges", &key.text, "amount=1000&currency=usd&source=tok_chargeDeclined"));
+    client.send(form_post(
+        "/stripe/v1/charges",
+        &key.text,
+        "amount=1000&currency=usd&source=tok_chargeDeclined",
+    ));
     assert_eq!(client.reply().status, 402, "the vendor's refusal, which releases the money");
     let reply = read("/stripe/v1/balance");
     if is_near_midnight() {

@@ -20,7 +20,7 @@ const LAYERS: [&[&str]; 19] = [
     &["state", "control", "worker"],
     &["listener"],
     &["connection"],
-    &["exchange"],
+    &["exchange", "simulation"],
     &["relay"],
     &["upstream"],
     &["shard"],

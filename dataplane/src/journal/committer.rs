@@ -17,7 +17,7 @@ use crate::progress::{AllProgress, Progress, Watch};
 const TICK: Duration = Duration::from_millis(100);
 
 /// Between two syncs that nobody waits for.
-const IDLE_SYNC: Duration = Duration::from_secs(1);
+const IDLE_SYNC: Duration = Duration::from_millis(200);
 
 /// What a shard tells the committer.
 pub(super) enum Order {
@@ -96,7 +96,7 @@ pub(super) enum Reuse {
     Never,
 }
 
-pub(super) struct Committer<D> {
+pub(crate) struct Committer<D> {
     pub(super) disk: D,
     pub(super) lines: Vec<Line>,
     pub(super) progress: AllProgress,
@@ -153,7 +153,7 @@ impl<D: Disk> Committer<D> {
     }
 
     /// Syncs each journal that somebody waits for. `false`: nobody waits.
-    pub(super) fn round(&mut self) -> bool {
+    pub(crate) fn round(&mut self) -> bool {
         let mut synced = false;
         let is_idle_due = self.durability != Durability::Off && self.idle_synced.elapsed() >= IDLE_SYNC;
         if is_idle_due {
@@ -250,7 +250,7 @@ impl<D: Disk> Committer<D> {
     }
 
     /// Frees what the store has, and keeps a file in reserve for each shard.
-    pub(super) fn look_after_files(&mut self) {
+    pub(crate) fn look_after_files(&mut self) {
         for shard in 0..self.lines.len() {
             let Some(forgettable) = self.progress.get(shard).map(|progress| progress.forgettable()) else {
                 continue;
@@ -294,8 +294,14 @@ impl<D: Disk> Committer<D> {
         }
     }
 
+    /// So that the next round syncs what nobody waits for.
+    #[cfg(test)]
+    pub(crate) fn make_idle_sync_due(&mut self) {
+        self.idle_synced = Instant::now().checked_sub(IDLE_SYNC).unwrap_or(self.idle_synced);
+    }
+
     /// How far the kernel has what nobody waits for.
-    fn write_marks(&mut self) {
+    pub(crate) fn write_marks(&mut self) {
         if self.durability != Durability::Process {
             return;
         }

@@ -20,6 +20,9 @@ pub(crate) trait Medium: Send + Sync {
 
 /// Where a journal's files are.
 pub(crate) trait Disk: Send {
+    /// Opens a file that is there.
+    fn open(&self, shard: u16, slot: u32) -> io::Result<Arc<dyn Medium>>;
+
     /// A file of all zeros, with its space taken, on disk when it returns.
     fn create(&self, shard: u16, slot: u32, bytes: u64) -> io::Result<Arc<dyn Medium>>;
 
@@ -36,12 +39,6 @@ impl Directory {
     pub(crate) fn open(path: &Path) -> io::Result<Directory> {
         DirBuilder::new().recursive(true).mode(0o700).create(path)?;
         Ok(Directory(path.to_owned()))
-    }
-
-    /// Opens a file that is there.
-    pub(crate) fn file(&self, shard: u16, slot: u32) -> io::Result<Arc<dyn Medium>> {
-        let file = OpenOptions::new().read(true).write(true).open(self.path(shard, slot))?;
-        Ok(Arc::new(RealFile(file)))
     }
 
     /// Where the file is.
@@ -61,6 +58,11 @@ pub(crate) fn parse_name(path: &Path) -> Option<(u16, u32)> {
 }
 
 impl Disk for Directory {
+    fn open(&self, shard: u16, slot: u32) -> io::Result<Arc<dyn Medium>> {
+        let file = OpenOptions::new().read(true).write(true).open(self.path(shard, slot))?;
+        Ok(Arc::new(RealFile(file)))
+    }
+
     fn create(&self, shard: u16, slot: u32, bytes: u64) -> io::Result<Arc<dyn Medium>> {
         let path = self.path(shard, slot);
         let file =

@@ -6,7 +6,7 @@ use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
-use keybrake_proto::journal::segment::{self, Contents, End, SegmentError, Tail};
+use keybrake_proto::journal::segment::{self, Contents, End, SegmentError, Survives, Tail};
 
 use super::medium::parse_name;
 use crate::storage::Handed;
@@ -27,6 +27,9 @@ pub(crate) struct Recovered {
     pub(crate) files: Vec<(u16, u32, u64)>,
     /// Files that ended in a write that broke off.
     pub(crate) torn: usize,
+    /// Files whose records stand behind lost ones that nothing vouched for: shard and slot. They must not be
+    /// there when those sequences are used again.
+    pub(crate) stale: Vec<(u16, u32)>,
 }
 
 impl Recovered {
@@ -92,24 +95,39 @@ impl std::error::Error for JournalError {}
 
 /// One file.
 struct Found {
+    slot: u32,
     path: PathBuf,
     bytes: Vec<u8>,
     contents: Contents,
 }
 
-/// Reads all journals of `dir`. `cursors` and `floors` are the store's: up to which record it has a
-/// shard's journal, and up to which it has the open intents too. `boot` is the kernel's boot id.
+/// Reads all journals of `dir`: see [`recover_files`].
 pub(crate) fn recover(
     dir: &Path,
     boot: [u8; 16],
     cursors: &BTreeMap<u16, u64>,
     floors: &BTreeMap<u16, u64>,
 ) -> Result<Recovered, JournalError> {
+    let mut files = Vec::new();
+    for path in list(dir)?.into_iter().filter(|path| parse_name(path).is_some()) {
+        let bytes = fs::read(&path).map_err(|error| JournalError::Unreadable(path.clone(), error))?;
+        files.push((path, bytes));
+    }
+    recover_files(files, boot, cursors, floors)
+}
+
+/// Reads all journals. `cursors` and `floors` are the store's: up to which record it has a
+/// shard's journal, and up to which it has the open intents too. `boot` is the kernel's boot id.
+pub(crate) fn recover_files(
+    files: Vec<(PathBuf, Vec<u8>)>,
+    boot: [u8; 16],
+    cursors: &BTreeMap<u16, u64>,
+    floors: &BTreeMap<u16, u64>,
+) -> Result<Recovered, JournalError> {
     let mut recovered = Recovered { last: cursors.clone(), reached: floors.clone(), ..Recovered::default() };
     let mut shards: BTreeMap<u16, Vec<Found>> = BTreeMap::new();
-    for path in list(dir)? {
+    for (path, bytes) in files {
         let Some((shard, slot)) = parse_name(&path) else { continue };
-        let bytes = fs::read(&path).map_err(|error| JournalError::Unreadable(path.clone(), error))?;
         let length = u64::try_from(bytes.len()).unwrap_or(u64::MAX);
         recovered.files.push((shard, slot, length));
         let tail = |header: &segment::Header| if header.boot == boot { Tail::Strict } else { Tail::Lenient };
@@ -121,11 +139,11 @@ pub(crate) fn recover(
         if contents.header.shard != shard {
             return Err(JournalError::Misplaced(path));
         }
-        shards.entry(shard).or_default().push(Found { path, bytes, contents });
+        shards.entry(shard).or_default().push(Found { slot, path, bytes, contents });
     }
     for (shard, files) in shards {
         let floor = floors.get(&shard).copied().unwrap_or_default();
-        read_shard(shard, files, floor, &mut recovered)?;
+        read_shard(shard, files, boot, floor, &mut recovered)?;
     }
     Ok(recovered)
 }
@@ -148,6 +166,7 @@ fn list(dir: &Path) -> Result<Vec<PathBuf>, JournalError> {
 fn read_shard(
     shard: u16,
     mut files: Vec<Found>,
+    boot: [u8; 16],
     floor: u64,
     recovered: &mut Recovered,
 ) -> Result<(), JournalError> {
@@ -173,7 +192,14 @@ fn read_shard(
     let mut expected = floor.saturating_add(1);
     for (sequence, payload) in records.range(expected..) {
         if *sequence != expected {
-            return Err(JournalError::Gap { shard, sequence: expected });
+            if vouched(&files, boot) >= expected {
+                return Err(JournalError::Gap { shard, sequence: expected });
+            }
+            // The disk got a later file before this one's last records: none of either was synced.
+            let stale = files.iter().filter(|file| file.contents.header.first_sequence > expected);
+            recovered.stale.extend(stale.map(|file| (shard, file.slot)));
+            recovered.torn = recovered.torn.saturating_add(1);
+            break;
         }
         expected = expected.saturating_add(1);
         recovered.records.push(Handed { shard, sequence: *sequence, payload: (*payload).into() });
@@ -184,4 +210,13 @@ fn read_shard(
         *reached = (*reached).max(end);
     }
     Ok(())
+}
+
+/// The last record that a commit vouches for, where commits are worth anything after what happened.
+fn vouched(files: &[Found], boot: [u8; 16]) -> u64 {
+    let counts = |file: &&Found| {
+        let header = &file.contents.header;
+        header.survives == Survives::PowerLoss || header.boot == boot
+    };
+    files.iter().filter(counts).map(|file| file.contents.committed).max().unwrap_or_default()
 }

@@ -22,8 +22,8 @@ const STALL: Duration = Duration::from_secs(2);
 
 /// How journals are kept.
 #[derive(Clone, Debug)]
-pub(crate) struct Place {
-    pub(crate) directory: Directory,
+pub(crate) struct Place<D = Directory> {
+    pub(crate) directory: D,
     pub(crate) durability: Durability,
     pub(crate) segment_bytes: u64,
     /// The most files of one shard.
@@ -32,8 +32,6 @@ pub(crate) struct Place {
 }
 
 /// Starts the thread `committer` and gives each shard its journal; `notify` are the ways to the shards.
-///
-/// All that was `recovered` is in the store, so every file that is there is free.
 pub(crate) fn start(
     place: &Place,
     recovered: &Recovered,
@@ -42,6 +40,28 @@ pub(crate) fn start(
     storage: &StorageHandle,
     notify: Vec<Box<dyn Fn(Event) + Send>>,
 ) -> io::Result<Vec<Journal>> {
+    let (journals, committer) = prepare(place, recovered, progress, marks, storage, notify)?;
+    thread::Builder::new().name("committer".to_owned()).spawn(move || {
+        // Without it no paid request would ever be sent, and none refused.
+        let run = std::panic::AssertUnwindSafe(|| committer.run());
+        if std::panic::catch_unwind(run).is_err() {
+            std::process::abort();
+        }
+    })?;
+    Ok(journals)
+}
+
+/// The journals and what the thread `committer` runs.
+///
+/// All that was `recovered` is in the store, so every file that is there is free.
+pub(crate) fn prepare<D: Disk + Clone>(
+    place: &Place<D>,
+    recovered: &Recovered,
+    progress: &AllProgress,
+    marks: Option<Arc<Marks>>,
+    storage: &StorageHandle,
+    notify: Vec<Box<dyn Fn(Event) + Send>>,
+) -> io::Result<(Vec<Journal>, Committer<D>)> {
     let (orders, obeyed) = unbounded();
     let shared = Arc::new(Shared::new(STALL));
     let committer = CommitterHandle { orders, shared: Arc::clone(&shared) };
@@ -58,6 +78,7 @@ pub(crate) fn start(
             generation: recovered.generations.get(&shard).copied().unwrap_or_default(),
             next: last.saturating_add(1),
             written: last,
+            survived: last,
             handed: last,
             confirming: None,
             unstored: VecDeque::new(),
@@ -97,28 +118,23 @@ pub(crate) fn start(
         idle_synced: Instant::now(),
         complained: false,
     };
-    thread::Builder::new().name("committer".to_owned()).spawn(move || {
-        // Without it no paid request would ever be sent, and none refused.
-        let run = std::panic::AssertUnwindSafe(|| committer.run());
-        if std::panic::catch_unwind(run).is_err() {
-            std::process::abort();
-        }
-    })?;
-    Ok(journals)
+    Ok((journals, committer))
 }
 
-/// Files of shards that are no more, and of another length: the store has all that was in them.
-fn remove_other_files(place: &Place, recovered: &Recovered, shards: usize) -> io::Result<()> {
+/// Files of shards that are no more, of another length, and with records behind lost ones: the store has
+/// all that counts of them.
+fn remove_other_files<D: Disk>(place: &Place<D>, recovered: &Recovered, shards: usize) -> io::Result<()> {
     for (shard, slot, bytes) in &recovered.files {
-        if usize::from(*shard) >= shards || *bytes != place.segment_bytes {
+        let is_stale = recovered.stale.contains(&(*shard, *slot));
+        if usize::from(*shard) >= shards || *bytes != place.segment_bytes || is_stale {
             place.directory.remove(*shard, *slot)?;
         }
     }
     Ok(())
 }
 
-fn line(
-    place: &Place,
+fn line<D: Disk>(
+    place: &Place<D>,
     recovered: &Recovered,
     shard: u16,
     notify: Box<dyn Fn(Event) + Send>,
@@ -136,8 +152,8 @@ fn line(
     };
     for (_, slot, bytes) in recovered.files.iter().filter(|(of, ..)| *of == shard) {
         line.next_slot = line.next_slot.max(slot.saturating_add(1));
-        if *bytes == place.segment_bytes {
-            let medium = place.directory.file(shard, *slot)?;
+        if *bytes == place.segment_bytes && !recovered.stale.contains(&(shard, *slot)) {
+            let medium = place.directory.open(shard, *slot)?;
             line.free.push(Segment { medium, slot: *slot, bytes: *bytes });
             line.segments = line.segments.saturating_add(1);
         }
@@ -145,7 +161,7 @@ fn line(
     Ok(line)
 }
 
-fn create(place: &Place, line: &mut Line) -> io::Result<Segment> {
+fn create<D: Disk>(place: &Place<D>, line: &mut Line) -> io::Result<Segment> {
     let medium = place.directory.create(line.shard, line.next_slot, place.segment_bytes)?;
     let segment = Segment { medium, slot: line.next_slot, bytes: place.segment_bytes };
     line.next_slot = line.next_slot.saturating_add(1);

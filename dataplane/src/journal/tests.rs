@@ -55,6 +55,11 @@ impl Medium for Page {
 }
 
 impl Disk for Memory {
+    fn open(&self, _: u16, slot: u32) -> io::Result<Arc<dyn Medium>> {
+        let files = self.0.files.lock().unwrap();
+        Ok(Arc::clone(files.get(&slot).unwrap()) as Arc<dyn Medium>)
+    }
+
     fn create(&self, _: u16, slot: u32, bytes: u64) -> io::Result<Arc<dyn Medium>> {
         let zeros = vec![0; usize::try_from(bytes).unwrap()];
         let page =
@@ -117,6 +122,7 @@ impl Bench {
             generation: 0,
             next: 1,
             written: 0,
+            survived: 0,
             handed: 0,
             confirming: None,
             unstored: VecDeque::new(),
@@ -322,4 +328,62 @@ fn q14_a_file_is_used_again_only_when_the_store_has_all_of_it_on_disk() {
     drop(bench.journal.wait_for_sync());
     bench.turn();
     assert_eq!(bench.found(true).last(), Some(&(written + 1)));
+}
+
+#[test]
+fn storage_is_given_only_what_the_disk_has() {
+    let mut bench = Bench::new(Durability::PowerLoss);
+    bench.intent().unwrap();
+    bench.denial();
+    assert_eq!(bench.journal.storage.counters().queued, 0, "a power cut would leave the store ahead");
+    assert!(bench.journal.has_room());
+    bench.journal.tick();
+    bench.turn();
+    assert_eq!(bench.journal.storage.counters().queued, 2);
+}
+
+#[test]
+fn storage_is_given_only_what_the_file_has() {
+    let bench = Bench::new(Durability::Process);
+    bench.intent().unwrap();
+    assert_eq!(bench.journal.storage.counters().queued, 1);
+    bench.disk.0.refuses_writes.store(true, Ordering::Relaxed);
+    bench.denial();
+    assert_eq!(bench.journal.storage.counters().queued, 1, "a kill would leave the store ahead");
+}
+
+#[test]
+fn q13_a_fresh_file_opens_admission_where_all_was_on_disk_before() {
+    let mut bench = Bench::new(Durability::PowerLoss);
+    bench.intent().unwrap();
+    drop(bench.journal.wait_for_sync());
+    bench.turn();
+    bench.disk.0.refuses_writes.store(true, Ordering::Relaxed);
+    assert!(bench.intent().is_err());
+    bench.disk.0.refuses_writes.store(false, Ordering::Relaxed);
+    bench.turn();
+    bench.journal.tick();
+    assert!(bench.journal.has_room(), "nothing is left to wait for");
+}
+
+#[test]
+fn q13_more_than_one_fresh_file_opens_admission_too() {
+    let mut bench = Bench::new(Durability::PowerLoss);
+    // More than one file, of which storage has nothing.
+    for _ in 0..30 {
+        bench.intent().unwrap();
+        drop(bench.journal.wait_for_sync());
+        bench.turn();
+    }
+    bench.disk.0.refuses_writes.store(true, Ordering::Relaxed);
+    assert!(bench.intent().is_err());
+    bench.denial();
+    bench.disk.0.refuses_writes.store(false, Ordering::Relaxed);
+    for _ in 0..4 {
+        bench.turn();
+        bench.journal.tick();
+    }
+    bench.turn();
+    bench.intent().unwrap();
+    assert_eq!(bench.found(false), (1..=32).collect::<Vec<u64>>());
 }

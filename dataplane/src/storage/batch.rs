@@ -3,7 +3,7 @@
 /// A column family. All of them are made with the store: a reader in another process cannot follow
 /// one that is made later.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub(super) enum Family {
+pub(crate) enum Family {
     /// Key id → record.
     Keys,
     /// Vendor and account → sealed credential.
@@ -25,7 +25,7 @@ pub(super) enum Family {
 }
 
 impl Family {
-    pub(super) const ALL: [Family; 9] = [
+    pub(crate) const ALL: [Family; 9] = [
         Family::Keys,
         Family::Credentials,
         Family::Audit,
@@ -37,7 +37,7 @@ impl Family {
         Family::Meta,
     ];
 
-    pub(super) const fn name(self) -> &'static str {
+    pub(crate) const fn name(self) -> &'static str {
         match self {
             Family::Keys => "keys",
             Family::Credentials => "credentials",
@@ -54,7 +54,7 @@ impl Family {
 
 /// One change of one entry.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Change<'a> {
+pub(crate) enum Change<'a> {
     /// This value, over any before it.
     Put(&'a [u8]),
     /// No entry.
@@ -63,7 +63,7 @@ pub(super) enum Change<'a> {
 
 /// The changes, in order. It knows nothing of RocksDB, so it can be written again after a failure.
 #[derive(Debug, Default)]
-pub(super) struct Batch {
+pub(crate) struct Batch {
     /// Keys and values, one behind the other.
     bytes: Vec<u8>,
     /// Family, length of the key, length of the value; none where the entry is deleted.
@@ -71,18 +71,18 @@ pub(super) struct Batch {
 }
 
 impl Batch {
-    pub(super) fn put(&mut self, family: Family, key: &[u8], value: &[u8]) {
+    pub(crate) fn put(&mut self, family: Family, key: &[u8], value: &[u8]) {
         self.bytes.extend_from_slice(key);
         self.bytes.extend_from_slice(value);
         self.lengths.push((family, key.len(), Some(value.len())));
     }
 
-    pub(super) fn delete(&mut self, family: Family, key: &[u8]) {
+    pub(crate) fn delete(&mut self, family: Family, key: &[u8]) {
         self.bytes.extend_from_slice(key);
         self.lengths.push((family, key.len(), None));
     }
 
-    pub(super) fn changes(&self) -> impl Iterator<Item = (Family, &[u8], Change<'_>)> {
+    pub(crate) fn changes(&self) -> impl Iterator<Item = (Family, &[u8], Change<'_>)> {
         let mut rest = self.bytes.as_slice();
         self.lengths.iter().map_while(move |(family, key_bytes, value_bytes)| {
             let (key, behind) = rest.split_at_checked(*key_bytes)?;
@@ -94,17 +94,17 @@ impl Batch {
     }
 
     /// Adds the changes of `later` behind these.
-    pub(super) fn append(&mut self, later: Batch) {
+    pub(crate) fn append(&mut self, later: Batch) {
         self.bytes.extend_from_slice(&later.bytes);
         self.lengths.extend(later.lengths);
     }
 
-    pub(super) fn is_empty(&self) -> bool {
+    pub(crate) fn is_empty(&self) -> bool {
         self.lengths.is_empty()
     }
 
     /// Changes in `family`.
-    pub(super) fn count(&self, family: Family) -> usize {
+    pub(crate) fn count(&self, family: Family) -> usize {
         self.lengths.iter().filter(|(of, ..)| *of == family).count()
     }
 }

@@ -289,6 +289,21 @@ impl Books {
         batch
     }
 
+    /// Enters what the journals have and the store has not, and ends what a crash left open. Gives how
+    /// many exchanges that were. `has_row` knows the rows behind the floors.
+    pub(super) fn recover(
+        &mut self,
+        records: &[Handed],
+        now: UnixMicros,
+        has_row: impl Fn(&str) -> bool,
+    ) -> (Batch, u64) {
+        let mut batch = self.enter(records, now);
+        self.forget_ended(has_row);
+        let open = self.open_intents();
+        batch.append(self.end_open(now));
+        (batch, open)
+    }
+
     fn raise_floors(&mut self, batch: &mut Batch) {
         for (shard, cursor) in &self.cursors {
             if self.floors.insert(*shard, *cursor) != Some(*cursor) {
@@ -308,7 +323,7 @@ impl Books {
 
     /// At a start: forgets the open intents whose rows the store has. A store can be past the end of
     /// a journal: the disk had the one's outcome and not yet the other's, or the file was refused.
-    pub(super) fn forget_ended(&mut self, has_row: impl Fn(&str) -> bool) {
+    fn forget_ended(&mut self, has_row: impl Fn(&str) -> bool) {
         self.open.retain(|_, open| {
             let row = AuditRow::decode(&open.row);
             open.stored || !row.is_ok_and(|row| has_row(row.id))

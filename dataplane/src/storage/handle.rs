@@ -63,15 +63,26 @@ pub(super) fn start_with(
     progress: AllProgress,
     limits: Limits,
 ) -> io::Result<(StorageHandle, JoinHandle<()>)> {
+    let (handle, writer) = prepare(sink, books, progress, limits);
+    let thread = thread::Builder::new().name("storage".to_owned()).spawn(move || writer.run())?;
+    Ok((handle, thread))
+}
+
+/// The way to the storage thread, and what that thread runs.
+pub(super) fn prepare<S: Sink>(
+    sink: S,
+    books: Books,
+    progress: AllProgress,
+    limits: Limits,
+) -> (StorageHandle, Writer<S>) {
     let shared = Arc::new(Shared::new(limits.stall, progress));
     let (commands, waiting_commands) = bounded(COMMANDS_MAX);
     let (records, waiting_records) = bounded(limits.records_max);
     let writer =
         Writer::new(sink, books, waiting_commands, waiting_records, limits.waits, Arc::clone(&shared));
-    let thread = thread::Builder::new().name("storage".to_owned()).spawn(move || writer.run())?;
     // Admission stops at nine tenths: the rest is for the outcomes of what was admitted.
     let room = limits.records_max.saturating_sub(limits.records_max.div_ceil(10));
-    Ok((StorageHandle { commands, records, room, shared }, thread))
+    (StorageHandle { commands, records, room, shared }, writer)
 }
 
 /// The queue is full or the thread has ended; the record comes back.

@@ -32,7 +32,7 @@ const KEYS_PER_BATCH_MAX: usize = 1024;
 
 /// What survives a batch.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Wal {
+pub(crate) enum Wal {
     /// The end of the process: the kernel has it.
     Written,
     /// The end of the machine: the disk has it, with all that was written before.
@@ -40,7 +40,7 @@ pub(super) enum Wal {
 }
 
 /// Where batches go; dropping it closes it. A seam for tests that need a disk to fail.
-pub(super) trait Sink: Send + 'static {
+pub(crate) trait Sink: Send + 'static {
     /// Writes all of the batch or nothing.
     fn commit(&mut self, batch: &Batch, wal: Wal) -> Result<(), StoreError>;
 
@@ -106,16 +106,16 @@ pub(super) enum Command {
 
 /// How long the thread waits for what.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Waits {
+pub(crate) struct Waits {
     /// While records gather. They do not wake the thread: a wake-up each would cost a worker more
     /// than all the rest of the record.
-    pub(super) gather: Duration,
+    pub(crate) gather: Duration,
     /// Between two tries of what the disk refused.
-    pub(super) retry: Duration,
+    pub(crate) retry: Duration,
     /// From a write to the sync that lets the journals forget it.
-    pub(super) checkpoint: Duration,
+    pub(crate) checkpoint: Duration,
     /// For a disk that refuses while the process stops.
-    pub(super) stop: Duration,
+    pub(crate) stop: Duration,
 }
 
 enum Event {
@@ -447,6 +447,27 @@ impl<S: Sink> Writer<S> {
     fn unwritten_rows(&self) -> usize {
         let in_batch = self.unwritten.as_ref().map_or(0, |pending| pending.batch.count(Family::Audit));
         in_batch.saturating_add(self.records.len())
+    }
+}
+
+/// Without its thread: tests and the simulation say when it does what.
+#[cfg(test)]
+impl<S: Sink> Writer<S> {
+    /// One turn of [`Writer::run`] with what is there, in the same order.
+    pub(super) fn step(&mut self, is_checkpoint_due: bool) {
+        if let Ok(command) = self.commands.try_recv() {
+            self.serve(command);
+        } else if self.is_behind() {
+            self.retry();
+        } else if is_checkpoint_due && self.unsynced_since.is_some() {
+            self.checkpoint();
+        } else if let Ok(record) = self.records.try_recv() {
+            self.enter(record);
+        }
+    }
+
+    pub(super) fn books(&self) -> &Books {
+        &self.books
     }
 }
 

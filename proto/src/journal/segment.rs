@@ -4,8 +4,9 @@
 //! header (64 bytes) | frame | frame | … | zeros, or frames of an earlier generation
 //! frame: payload bytes u32 | crc32 u32 | sequence u64 | payload | zeros up to a multiple of 8
 //! ```
-//! All little-endian. The checksum covers shard, generation and sequence too, so a frame that an
-//! earlier use of the file left behind is never taken for one of this use. A *commit* frame says
+//! All little-endian. The checksum covers shard, generation, boot and sequence too, so a frame that an
+//! earlier use of the file left behind is never taken for one of this use; the boot, since a power cut can
+//! take a header and leave its frames, and then the generation is given again. A *commit* frame says
 //! that all records up to its sequence have survived what the journal promises to survive: bad bytes
 //! behind the last one are a torn write, bad bytes before it are damage (rule Q12).
 
@@ -21,7 +22,7 @@ pub const HEADER_BYTES: usize = 64;
 pub const FRAME_HEADER_BYTES: usize = 16;
 
 const MAGIC: [u8; 8] = *b"KBjrnl\r\n";
-const VERSION: u16 = 1;
+const VERSION: u16 = 2;
 const ALIGNMENT: usize = 8;
 
 /// Generations before its own among which the earlier use of a file is looked for. It decides only
@@ -158,6 +159,7 @@ impl Header {
         let mut hasher = crc32fast::Hasher::new();
         hasher.update(&self.shard.to_le_bytes());
         hasher.update(&self.generation.to_le_bytes());
+        hasher.update(&self.boot);
         hasher.update(&sequence.to_le_bytes());
         hasher.update(&length.to_le_bytes());
         hasher.update(payload);

@@ -55,6 +55,16 @@ fn what_was_written_is_read() {
 }
 
 #[test]
+fn frames_of_an_earlier_boot_are_not_read() {
+    let old = header(Survives::PowerLoss);
+    let mut bytes = segment(&old, &[None, Some(101)]);
+    // A power cut took the header, and the generation was given again.
+    let new = Header { boot: [8; 16], ..old };
+    bytes[..HEADER_BYTES].copy_from_slice(&new.encode());
+    check(&bytes, 0, 0, End::Torn);
+}
+
+#[test]
 fn frames_of_an_earlier_generation_are_not_read() {
     let old = header(Survives::PowerLoss);
     let new = Header { generation: 8, first_sequence: 104, ..old };
