@@ -2,6 +2,7 @@
 //!
 //! A line that cannot be read is a violation with its file and number, and the rest is judged all the same.
 
+use super::money::MINOR_MICROS;
 use std::collections::{BTreeMap, HashMap};
 use std::fs::File;
 use std::io::{self, BufRead, BufReader};
@@ -101,6 +102,11 @@ impl Call {
     /// When it was over for the agent.
     pub(super) fn end_us(&self) -> Option<u64> {
         self.answered_us.or(self.ended_us)
+    }
+
+    /// What it asked for, in micro-USD.
+    pub(super) fn amount_micros(&self) -> u64 {
+        self.amount_minor.unwrap_or_default().saturating_mul(MINOR_MICROS)
     }
 }
 

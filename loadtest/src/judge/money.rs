@@ -14,7 +14,7 @@ const OVER_CAP: &str = "daily_cap_exceeded";
 /// In doubt for longer than this may have been booked, and is then not held any more, in microseconds.
 const HELD_US_MAX: u64 = 55 * 60 * 1_000_000;
 /// One minor unit, in millionths of a dollar.
-const MINOR_MICROS: u64 = 10_000;
+pub(super) const MINOR_MICROS: u64 = 10_000;
 
 /// Sums of one key by day, and what may be counted on a day or on the next.
 #[derive(Debug, Default)]
@@ -234,13 +234,18 @@ pub(super) fn falsely_full(evidence: &Evidence, trace: &Trace, limits: Limits, f
     for row in evidence.rows.iter().filter(|row| row.outcome != "denied") {
         by_key.entry(row.key()).or_default().push(row);
     }
+    let lost = calls_without_a_row(evidence, trace);
     for denied in denials(evidence, trace) {
         let (key, amount) = (denied.row.key(), denied.amount());
         let Some(cap) = denied.cap(evidence).filter(|_| evidence.chain(key).count() == 1) else { continue };
         let decided = (denied.row.ts, denied.row.ts.saturating_add(denied.row.latency_us));
         let day = Day::of(denied.row.ts);
         let rows = by_key.get(key).map(Vec::as_slice).unwrap_or_default();
-        let mut committed = 0_u64;
+        let under_way = lost.get(key).into_iter().flatten().filter(|call| {
+            let end_us = call.end_us().unwrap_or_else(|| call.sent_us.saturating_add(limits.window_us));
+            !is_before(decided.1, call.sent_us) && !is_before(end_us, decided.0)
+        });
+        let mut committed = under_way.fold(0_u64, |sum, call| sum.saturating_add(call.amount_micros()));
         for row in rows.iter().filter(|row| !is_before(decided.1, row.ts)) {
             let end_us = row.ts.saturating_add(row.latency_us);
             let is_of_day = row.is_open() || Day::of(end_us.saturating_add(limits.slack_us)) >= day;
@@ -258,6 +263,19 @@ pub(super) fn falsely_full(evidence: &Evidence, trace: &Trace, limits: Limits, f
             found.push(Violation { row: Some(denied.row.id.clone()), call, ..violation });
         }
     }
+}
+
+/// Each key's calls that were never answered and have no row: what was kept aside for them, and never sent, is
+/// gone with the process.
+fn calls_without_a_row<'a>(evidence: &'a Evidence, trace: &Trace) -> BTreeMap<&'a str, Vec<&'a Call>> {
+    let with_row: BTreeSet<usize> = trace.call_of_row.iter().copied().flatten().collect();
+    let mut lost: BTreeMap<&str, Vec<&Call>> = BTreeMap::new();
+    for (at, call) in evidence.calls.iter().enumerate() {
+        if call.status.is_none() && !with_row.contains(&at) {
+            lost.entry(&call.key).or_default().push(call);
+        }
+    }
+    lost
 }
 
 /// The least share of a cap that was used, in percent, of the keys whose cap refused something and that saw no kill and

@@ -189,6 +189,24 @@ fn a_cap_that_refused_what_fitted_is_found() {
 }
 
 #[test]
+fn a_cap_may_refuse_beside_a_call_that_a_crash_left_without_a_trace() {
+    // It was held, and died with the process before it was recorded or sent.
+    let beside = |ended_before_us: u64| {
+        move |run: &mut Run| {
+            run.call("vk_a", 7, Kind::OverCap);
+            let sent_us = run.now_us - 2_000_000;
+            run.agents.push(json!({
+                "call": "lost", "key": "vk_a", "cap_micros": CAP_MICROS, "method": "POST", "path": "/v1/charges",
+                "agent": 2, "amount_minor": 3_000, "sent_us": sent_us, "answered_us": null, "status": null,
+                "ended_us": run.now_us + 500_000 - ended_before_us, "keybrake_request_id": null,
+            }));
+        }
+    };
+    check(beside(0), &[]);
+    check(beside(2_000_000), &["full"]);
+}
+
+#[test]
 fn the_headroom_that_was_used_is_told() {
     let mut run = Run::clean();
     run.kills.clear();
