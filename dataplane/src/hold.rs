@@ -181,7 +181,8 @@ impl Hold {
         let none = Micros::ZERO;
         let (freed, charged, end) = match money {
             Money::Untouched => (none, none, End::Booked),
-            Money::InDoubt(_) => (none, none, End::InDoubt),
+            // Of one reservation the books have one doubt, and none if an exchange was executed.
+            Money::Unsure(_) | Money::InDoubt(_) => (none, none, End::InDoubt),
             Money::Released(quote) => (quote, none, End::Booked),
             Money::Settled(quote) | Money::DoubtSettled(quote) => (quote, charge, End::Executed { at }),
             Money::Beyond => (none, charge, End::Executed { at }),
@@ -189,7 +190,7 @@ impl Hold {
         // A request of this exchange's own ends with whatever money it ends.
         let bookings = self.book(today, freed, charged, sent);
         let (amount, covered) = match money {
-            Money::InDoubt(quote) => (quote, quote),
+            Money::Unsure(quote) | Money::InDoubt(quote) => (quote, quote),
             Money::Untouched
             | Money::Released(_)
             | Money::Settled(_)
@@ -205,7 +206,7 @@ impl Hold {
         match money {
             Money::InDoubt(quote) => self.entry.add_doubt(quote),
             Money::DoubtSettled(quote) => self.entry.end_doubt(quote),
-            Money::Untouched | Money::Settled(_) | Money::Beyond | Money::Released(_) => {}
+            Money::Untouched | Money::Unsure(_) | Money::Settled(_) | Money::Beyond | Money::Released(_) => {}
         }
         money
     }

@@ -20,7 +20,7 @@ pub(crate) use committer::{CommitterHandle, Event};
 #[cfg(test)]
 pub(crate) use medium::Disk;
 pub(crate) use medium::{Directory, Medium};
-pub(crate) use read::{Recovered, recover};
+pub(crate) use read::{Recovered, recover, recover_readable};
 pub(crate) use start::{Place, start};
 
 #[cfg(test)]
@@ -213,8 +213,8 @@ impl Journal {
     pub(crate) fn obey(&self, event: Event) {
         let mut state = self.state.borrow_mut();
         match event {
-            Event::Synced(up_to) => {
-                self.synced(&mut state, up_to);
+            Event::Synced { epoch, up_to } => {
+                self.synced(&mut state, epoch, up_to);
                 self.hand_over(&mut state);
             }
             Event::Failed { epoch } if epoch == state.epoch => self.break_off(&mut state),
@@ -242,7 +242,7 @@ impl Journal {
         state.handed.saturating_add(1) == state.next
     }
 
-    fn synced(&self, state: &mut State, up_to: u64) {
+    fn synced(&self, state: &mut State, epoch: u64, up_to: u64) {
         while let Some((_, waiter)) = state.waiters.pop_front_if(|(sequence, _)| *sequence <= up_to) {
             // An exchange that gave up has dropped its end.
             waiter.send(true).ok();
@@ -252,6 +252,10 @@ impl Journal {
             eprintln!("journal: a fresh file is on disk; requests are forwarded");
         }
         state.survived = state.survived.max(up_to);
+        // Of a sync of the file before this one, this one says nothing.
+        if epoch != state.epoch {
+            return;
+        }
         let State { active: Some(active), scratch, .. } = state else { return };
         scratch.clear();
         active.header.commit(scratch, up_to);
@@ -336,7 +340,7 @@ impl Journal {
         };
         self.committer.order(Order::Spare { shard });
         if let Err(error) = segment.medium.write_at(&header.encode(), 0) {
-            self.committer.order(Order::Discard { shard, segment, last: state.next });
+            self.committer.order(Order::Discard { shard, segment, last: first.saturating_sub(1) });
             return Err(error);
         }
         let medium = Arc::clone(&segment.medium);
@@ -397,9 +401,23 @@ impl Journal {
         }
     }
 
-    /// Gives storage what it was not given yet, in order.
+    /// Gives storage all there is, for a shard that ends: storage syncs it, so that a journal that is
+    /// refused by its disk loses nothing. `true` when nothing waits.
+    pub(crate) fn finish(&self) -> bool {
+        let mut state = self.state.borrow_mut();
+        let last = state.next.saturating_sub(1);
+        self.hand_over_up_to(&mut state, last);
+        state.handed == last
+    }
+
+    /// Gives storage what it was not given yet and may have, in order.
     fn hand_over(&self, state: &mut State) {
-        while state.handed < self.ripe(state) {
+        let ripe = self.ripe(state);
+        self.hand_over_up_to(state, ripe);
+    }
+
+    fn hand_over_up_to(&self, state: &mut State, last: u64) {
+        while state.handed < last {
             let sequence = state.handed.saturating_add(1);
             let first = state.unstored.front().map_or(sequence, |(first, _)| *first);
             let index = usize::try_from(sequence.saturating_sub(first)).unwrap_or(usize::MAX);

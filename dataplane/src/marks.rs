@@ -108,7 +108,9 @@ impl Marks {
         mark.number = mark.number.saturating_add(1);
         let at = u64::try_from(mark.slot().saturating_mul(SLOT_BYTES)).unwrap_or_default();
         kept.file.write_at(&mark.encode(), at)?;
-        (kept.mark, kept.written) = (mark, true);
-        if last == Last::Synced { kept.file.sync() } else { Ok(()) }
+        let synced = if last == Last::Synced { kept.file.sync() } else { Ok(()) };
+        // A mark whose sync failed is written again, though nothing changes.
+        (kept.mark, kept.written) = (mark, synced.is_ok());
+        synced
     }
 }

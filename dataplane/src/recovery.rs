@@ -31,8 +31,9 @@ pub(crate) struct Opened {
 
 /// Opens store, journals and anchor, and ends what a crash cut off.
 pub(crate) fn open(config: &Config) -> anyhow::Result<Opened> {
-    let mark = read_mark(config)?;
     let mut store = Store::open(&config.data.store_dir())?;
+    // Behind the store's lock: no other process writes it now.
+    let mark = read_mark(config)?;
     let boot = boot_id();
     let mut books = store.books()?;
     let recovered = read_journals(config, &books, boot)?;
@@ -90,14 +91,17 @@ pub(crate) fn examine(config: &Config) -> anyhow::Result<Examined> {
 pub(crate) struct Accepted {
     /// Why the start was sealed; `None`: it was not, and nothing was changed.
     pub(crate) was_sealed: Option<anyhow::Error>,
-    /// Where journals went that could not be read.
+    /// Where the journals went.
     pub(crate) set_aside: Option<PathBuf>,
 }
 
 /// Takes what is there for the truth: the operator says that nothing newer exists.
+///
+/// What can be read of the journals is entered first, and what it leaves open is in doubt; only what
+/// cannot be read is forgotten.
 pub(crate) fn accept(config: &Config) -> anyhow::Result<Accepted> {
     let store = Store::open(&config.data.store_dir())?;
-    let books = store.books()?;
+    let mut books = store.books()?;
     let mark = read_mark(config);
     let journals = read_journals(config, &books, boot_id());
     let judged = match (&mark, &journals) {
@@ -105,44 +109,33 @@ pub(crate) fn accept(config: &Config) -> anyhow::Result<Accepted> {
         (Err(error), _) | (Ok(_), Err(error)) => Err(anyhow!("{error:#}")),
     };
     let Err(was_sealed) = judged else { return Ok(Accepted { was_sealed: None, set_aside: None }) };
-    let mut set_aside = None;
-    let (mut last, found) = match journals {
-        Ok(recovered) => (recovered.last, recovered.reached),
-        Err(_) => {
-            set_aside = Some(set_journals_aside(config)?);
-            (books.cursors().clone(), books.floors().clone())
-        }
-    };
+    let dir = config.data.journal_dir();
+    let readable = journal::recover_readable(&dir, boot_id(), books.cursors(), books.floors())?;
+    let records: Vec<_> = readable.records.into_iter().filter(|handed| handed.record().is_ok()).collect();
+    store.recover(&mut books, &records, now())?;
     // Sequences that were ever used name exchanges for ever, so none is used again.
     let mark = mark.ok().flatten();
+    let mut last = readable.last;
     for (shard, reached) in mark.iter().flat_map(|mark| &mark.shards) {
-        let reached = reached.synced.max(reached.written);
         let last = last.entry(*shard).or_default();
-        *last = (*last).max(reached);
-        if reached > found.get(shard).copied().unwrap_or_default() {
-            // What is missing cannot be read any more, so the journal begins behind it.
-            if set_aside.is_none() {
-                set_aside = Some(set_journals_aside(config)?);
-            }
-        }
+        *last = (*last).max(reached.synced).max(reached.written);
     }
-    if set_aside.is_some() {
-        store.put_places(&last)?;
-    }
+    store.put_places(&last)?;
+    let set_aside = set_journals_aside(config)?;
     begin_marks(config, &store, &last, mark.as_ref())?;
     Ok(Accepted { was_sealed: Some(was_sealed), set_aside })
 }
 
-fn set_journals_aside(config: &Config) -> anyhow::Result<PathBuf> {
+/// Where the journals went; `None` where there were none.
+fn set_journals_aside(config: &Config) -> anyhow::Result<Option<PathBuf>> {
     let dir = config.data.journal_dir();
     let mut name = dir.clone().into_os_string();
     name.push(format!(".set-aside-{}", now().as_seconds()));
     let aside = PathBuf::from(name);
     match std::fs::rename(&dir, &aside) {
-        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
-            Err(error).with_context(|| format!("{} cannot be renamed", dir.display()))
-        }
-        Ok(()) | Err(_) => Ok(aside),
+        Ok(()) => Ok(Some(aside)),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(error).with_context(|| format!("{} cannot be renamed", dir.display())),
     }
 }
 

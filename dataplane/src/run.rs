@@ -169,8 +169,9 @@ impl Running {
         if let Err(error) = self.control.clock.record() {
             eprintln!("keybrake-dataplane: clock: its record cannot be written: {error}");
         }
-        let stopped = self.storage.flush_and_stop().context("storage did not stop cleanly");
+        // Before the store's lock is free: behind it the socket may be another process's.
         std::fs::remove_file(self.config.data.control_socket()).ok();
+        let stopped = self.storage.flush_and_stop().context("storage did not stop cleanly");
         eprintln!("keybrake-dataplane: stopped");
         stopped
     }

@@ -123,7 +123,7 @@ impl Store {
         records: &[Handed],
         now: UnixMicros,
     ) -> Result<(Batch, u64), StoreError> {
-        let rows = self.ids_of_rows_from(books.floor_row())?;
+        let rows = self.ids_of_rows_from(books.floor_row)?;
         Ok(books.recover(records, now, |id| rows.contains(id)))
     }
 

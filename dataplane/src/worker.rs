@@ -66,7 +66,7 @@ impl Worker {
         loop {
             rt::sleep(TICK).await;
             shard.tick();
-            if shard.is_draining() && shard.metrics.connections.read() == 0 && shard.journal.tick() {
+            if shard.is_draining() && shard.metrics.connections.read() == 0 && shard.journal.finish() {
                 return Ok(());
             }
         }

@@ -66,6 +66,9 @@ pub enum Ending {
 pub enum Money {
     /// Nothing: others hold it, or it is settled.
     Untouched,
+    /// Nothing yet: others hold it still. This exchange may have been executed, which must be
+    /// recorded with it, as the records of the others may be lost.
+    Unsure(Micros),
     /// What is held becomes the charge.
     Settled(Micros),
     /// What is in doubt becomes the charge.
@@ -197,7 +200,8 @@ impl Entry {
         let (state, money) = match (self.running, unknown) {
             (0, true) => (State::InDoubt { quote }, Money::InDoubt(quote)),
             (0, false) => (State::Released, Money::Released(quote)),
-            _ => (State::Held { quote, unknown }, Money::Untouched),
+            (_, _) if is_unknown => (State::Held { quote, unknown }, Money::Unsure(quote)),
+            (_, _) => (State::Held { quote, unknown }, Money::Untouched),
         };
         self.state = state;
         money

@@ -146,3 +146,21 @@ fn r4_q15_an_older_copy_is_sealed_until_it_is_accepted() {
     assert_eq!(keybrake.committed_cents(&key.id), 1000, "the operator said that nothing newer exists");
     assert_eq!(pay(&keybrake, &key, 100), 200);
 }
+
+#[test]
+fn r4_what_is_accepted_keeps_what_the_journals_still_say() {
+    let dir = tempfile::tempdir().unwrap();
+    let stand_in = StandIn::start(dir.path());
+    let mut keybrake = Setup::new(stand_in.url()).start();
+    let key = keybrake.issue(&["POST /v1/charges"], &json!({"daily_usd_cap": 50}));
+    assert_eq!(pay(&keybrake, &key, 1000), 200);
+    let _hanging = hang(&keybrake, &stand_in, &key, 2000);
+    keybrake.dataplane().kill_9();
+    std::fs::remove_file(keybrake.dir().join("data.anchor")).unwrap();
+    assert!(keybrake.failed_start().1.contains("anchor"), "a missing anchor seals");
+    let accepted = keybrake.dataplane_command().args(["accept", "--yes"]).output().unwrap();
+    assert!(accepted.status.success(), "{accepted:?}");
+    keybrake.start_dataplane();
+    assert_eq!(cents(&keybrake, &key), (3000, 2000, 2000));
+    assert_eq!((pay(&keybrake, &key, 2001), pay(&keybrake, &key, 2000)), (429, 200));
+}

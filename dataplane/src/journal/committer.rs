@@ -36,7 +36,12 @@ pub(super) enum Order {
 /// What the committer tells a shard.
 pub(crate) enum Event {
     /// All records up to here are on disk.
-    Synced(u64),
+    Synced {
+        /// Of the files that were synced.
+        epoch: u64,
+        /// The last of the records.
+        up_to: u64,
+    },
     /// The disk refused: nothing written in this epoch and not yet synced is known to be on disk.
     Failed { epoch: u64 },
     /// A file in reserve.
@@ -147,7 +152,8 @@ impl<D: Disk> Committer<D> {
 
     fn is_wanted(&self) -> bool {
         let wants = |(line, progress): (&Line, &Arc<Progress>)| {
-            !line.media.is_empty() && progress.wanted() > progress.synced()
+            let is_wanted = progress.wanted() > progress.synced() && progress.written() > progress.synced();
+            is_wanted && !line.media.is_empty()
         };
         self.lines.iter().zip(self.progress.iter()).any(wants)
     }
@@ -180,7 +186,7 @@ impl<D: Disk> Committer<D> {
                 // The newest goes on being written to.
                 line.media.drain(..line.media.len().saturating_sub(1));
                 progress.set_synced(up_to);
-                let number = line.shard;
+                let (number, epoch) = (line.shard, line.epoch);
                 if let Some(marks) = self.marks.clone() {
                     let noted = marks.note(Last::Written, |mark| {
                         let reached = Reached { synced: up_to, written: up_to };
@@ -188,13 +194,18 @@ impl<D: Disk> Committer<D> {
                     });
                     self.complain(noted);
                 }
-                self.notify(shard, Event::Synced(up_to));
+                self.notify(shard, Event::Synced { epoch, up_to });
             }
             Err(error) => {
                 eprintln!(
                     "journal: a sync failed: {error}; a fresh file is begun, and until then nothing is sent"
                 );
                 // A second sync of the same file may claim a success that is none.
+                for (segment, _, reuse) in &mut line.retired {
+                    if line.media.iter().any(|medium| Arc::ptr_eq(medium, &segment.medium)) {
+                        *reuse = Reuse::Never;
+                    }
+                }
                 line.media.clear();
                 let epoch = line.epoch;
                 self.notify(shard, Event::Failed { epoch });
@@ -243,7 +254,11 @@ impl<D: Disk> Committer<D> {
                 }
             }
             Order::Retire { segment, last, .. } => line.retired.push_back((segment, last, Reuse::Yes)),
-            Order::Discard { segment, last, .. } => line.retired.push_back((segment, last, Reuse::Never)),
+            Order::Discard { segment, last, .. } => {
+                // It no longer counts: its successor is what makes it forgettable.
+                line.segments = line.segments.saturating_sub(1);
+                line.retired.push_back((segment, last, Reuse::Never));
+            }
             Order::Spare { .. } => line.wants_spare = true,
             Order::Wake => {}
         }
@@ -262,7 +277,6 @@ impl<D: Disk> Committer<D> {
                 match reuse {
                     Reuse::Yes => line.free.push(segment),
                     Reuse::Never => {
-                        line.segments = line.segments.saturating_sub(1);
                         // Left where it cannot be removed: all of it is forgotten at the next start.
                         self.disk.remove(line.shard, segment.slot).ok();
                     }

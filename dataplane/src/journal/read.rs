@@ -116,6 +116,31 @@ pub(crate) fn recover(
     recover_files(files, boot, cursors, floors)
 }
 
+/// Reads the journals of `dir` as [`recover`] does, but leaves out those of shards that cannot be used.
+pub(crate) fn recover_readable(
+    dir: &Path,
+    boot: [u8; 16],
+    cursors: &BTreeMap<u16, u64>,
+    floors: &BTreeMap<u16, u64>,
+) -> Result<Recovered, JournalError> {
+    let mut shards: BTreeMap<u16, Vec<(PathBuf, Vec<u8>)>> = BTreeMap::new();
+    for path in list(dir)? {
+        if let (Some((shard, _)), Ok(bytes)) = (parse_name(&path), fs::read(&path)) {
+            shards.entry(shard).or_default().push((path, bytes));
+        }
+    }
+    let mut readable = recover_files(Vec::new(), boot, cursors, floors)?;
+    for (shard, files) in shards {
+        if let Ok(recovered) = recover_files(files, boot, cursors, floors) {
+            readable.records.extend(recovered.records);
+            if let Some(last) = recovered.last.get(&shard) {
+                readable.last.insert(shard, *last);
+            }
+        }
+    }
+    Ok(readable)
+}
+
 /// Reads all journals. `cursors` and `floors` are the store's: up to which record it has a
 /// shard's journal, and up to which it has the open intents too. `boot` is the kernel's boot id.
 pub(crate) fn recover_files(

@@ -100,7 +100,10 @@ pub(crate) fn prepare<D: Disk + Clone>(
                 Some(segment) => segment,
                 None => create(place, &mut line)?,
             };
+            let medium = Arc::clone(&segment.medium);
             journal.begin(&mut journal.state.borrow_mut(), segment, last.saturating_add(1))?;
+            // The file may be the newest of the last run: its old header must not stand before new records.
+            medium.sync()?;
         }
         journals.push(journal);
         lines.push(line);

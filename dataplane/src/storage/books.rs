@@ -118,7 +118,7 @@ pub(crate) struct Books {
     /// Up to which record the store has the open intents of each journal.
     floors: BTreeMap<u16, u64>,
     /// The sequence of the first audit row behind the floors.
-    floor_row: u64,
+    pub(super) floor_row: u64,
     next_sequence: u64,
     /// Records that were not records: a bug in a shard, as they come from this process.
     damaged: u64,
@@ -228,9 +228,9 @@ impl Books {
 
     /// What every key that ever spent has spent, and what it has in doubt.
     pub(crate) fn openings(&self) -> HashMap<KeyId, Opening> {
-        let opening = |spend: &Spend| Opening { spend: *spend, in_doubt: Micros::ZERO };
-        let mut openings: HashMap<KeyId, Opening> =
-            self.accounts.iter().map(|(key, spend)| (*key, opening(spend))).collect();
+        let opening =
+            |(key, spend): (&KeyId, &Spend)| (*key, Opening { spend: *spend, in_doubt: Micros::ZERO });
+        let mut openings: HashMap<KeyId, Opening> = self.accounts.iter().map(opening).collect();
         for doubt in self.doubts.values().filter(|doubt| doubt.booked.is_none()) {
             for key in &doubt.keys {
                 let opening = openings.entry(*key).or_default();
@@ -314,11 +314,6 @@ impl Books {
             self.floor_row = self.next_sequence;
             batch.put(Family::Meta, format::FLOOR_ROW, &encode_sequence(self.floor_row));
         }
-    }
-
-    /// The sequence of the first audit row behind the floors.
-    pub(super) fn floor_row(&self) -> u64 {
-        self.floor_row
     }
 
     /// At a start: forgets the open intents whose rows the store has. A store can be past the end of

@@ -30,6 +30,9 @@ const FORGET_EVERY: Duration = Duration::from_secs(600);
 /// Key writes in one batch.
 const KEYS_PER_BATCH_MAX: usize = 1024;
 
+/// Doubts that are booked by one command, each with a sync of its own: the rest waits for the next.
+const EXPIRED_AT_ONCE_MAX: usize = 64;
+
 /// What survives a batch.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Wal {
@@ -351,7 +354,7 @@ impl<S: Sink> Writer<S> {
     }
 
     fn expire(&mut self, before: UnixMicros, day: Day, tell: &Arc<dyn Fn(Resolved) + Send + Sync>) {
-        for id in self.books.expired(before) {
+        for id in self.books.expired(before).into_iter().take(EXPIRED_AT_ONCE_MAX) {
             let tell = Arc::clone(tell);
             let done: TellResolved = Box::new(move |resolved| resolved.into_iter().for_each(|one| tell(one)));
             self.resolve(&Resolution { id, verdict: Verdict::Expired, day }, done);

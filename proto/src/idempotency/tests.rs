@@ -19,17 +19,18 @@ fn check(endings: &[Ending], expected: &[Money]) {
 
 use Answer::{Own, Replayed};
 use Ending::{Executed, MovedNothing, Unknown};
-use Money::{Beyond, InDoubt, Released, Settled, Untouched};
+use Money::{Beyond, InDoubt, Released, Settled, Unsure, Untouched};
 
 #[test]
 fn q6_any_executed_settles_else_any_unknown_is_a_doubt_else_it_is_released() {
     check(&[Executed(Own)], &[Settled(QUOTE)]);
     check(&[Unknown], &[InDoubt(QUOTE)]);
     check(&[MovedNothing], &[Released(QUOTE)]);
-    check(&[Unknown, MovedNothing], &[Untouched, InDoubt(QUOTE)]);
+    check(&[Unknown, MovedNothing], &[Unsure(QUOTE), InDoubt(QUOTE)]);
+    check(&[Unknown, Unknown], &[Unsure(QUOTE), InDoubt(QUOTE)]);
     check(&[MovedNothing, Unknown], &[Untouched, InDoubt(QUOTE)]);
     check(&[MovedNothing, MovedNothing], &[Untouched, Released(QUOTE)]);
-    check(&[Unknown, Executed(Replayed)], &[Untouched, Settled(QUOTE)]);
+    check(&[Unknown, Executed(Replayed)], &[Unsure(QUOTE), Settled(QUOTE)]);
     check(&[Executed(Own), Unknown, MovedNothing], &[Settled(QUOTE), Untouched, Untouched]);
 }
 
@@ -107,7 +108,7 @@ proptest! {
                 break;
             }
             match entry.end(endings[ended], NOW) {
-                Untouched => {}
+                Untouched | Unsure(_) => {}
                 Settled(_) => (held, charges) = (held - 1, charges + 1),
                 Money::DoubtSettled(_) => (doubts, charges) = (doubts - 1, charges + 1),
                 Beyond => charges += 1,

@@ -69,6 +69,7 @@ fn q6_a_doubt_and_the_execution_that_ends_it_may_arrive_in_either_order() {
     let in_doubt = shared_outcome(0, End::InDoubt, 0);
     let executed = shared_outcome(1, EXECUTED, 20);
     assert_eq!(recovered(&[a.clone(), in_doubt.clone(), b.clone()]), (0, QUOTE), "the repeat was cut off");
+    assert_eq!(recovered(&[a.clone(), in_doubt.clone()]), (0, QUOTE), "the repeat's journal lost its end");
     for records in [[&a, &in_doubt, &b, &executed], [&b, &executed, &a, &in_doubt]] {
         let records = records.map(Handed::clone);
         assert_eq!(recovered(&records), (20, 0));
