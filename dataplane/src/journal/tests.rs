@@ -1,4 +1,5 @@
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::path::PathBuf;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Instant;
@@ -386,4 +387,35 @@ fn q13_more_than_one_fresh_file_opens_admission_too() {
     bench.turn();
     bench.intent().unwrap();
     assert_eq!(bench.found(false), (1..=32).collect::<Vec<u64>>());
+}
+
+/// A file of shard 0 with records from `first` on and a commit up to `commit`.
+fn file(slot: u32, generation: u64, first: u64, records: u64, commit: Option<u64>) -> (PathBuf, Vec<u8>) {
+    let header = Header {
+        shard: 0,
+        generation,
+        first_sequence: first,
+        segment_bytes: SEGMENT_BYTES,
+        boot: [1; 16],
+        survives: Survives::PowerLoss,
+    };
+    let mut bytes = header.encode().to_vec();
+    for sequence in first..first + records {
+        header.frame(&mut bytes, sequence, b"record");
+    }
+    if let Some(commit) = commit {
+        header.commit(&mut bytes, commit);
+    }
+    bytes.resize(usize::try_from(SEGMENT_BYTES).unwrap(), 0);
+    (PathBuf::from(format!("0-{slot}.segment")), bytes)
+}
+
+#[test]
+fn q12_records_behind_a_gap_are_torn_unless_a_commit_vouches_for_what_is_missing() {
+    let recover = |files| recover_files(files, [2; 16], &BTreeMap::new(), &BTreeMap::new());
+    // Power went before the first file's end was on disk, and the second file was.
+    let torn = recover(vec![file(0, 1, 1, 2, Some(1)), file(1, 2, 5, 1, None)]).unwrap();
+    assert_eq!((torn.records.len(), &torn.last, &torn.stale), (2, &[(0, 2)].into(), &vec![(0, 1)]));
+    let damaged = recover(vec![file(0, 1, 1, 2, Some(1)), file(1, 2, 5, 1, Some(5))]).unwrap_err();
+    assert!(matches!(damaged, read::JournalError::Gap { shard: 0, sequence: 3 }), "{damaged}");
 }

@@ -255,12 +255,13 @@ impl Machine {
         self.kill();
         let mut inner = self.lock();
         let Inner { random, files, store, boot, .. } = &mut *inner;
-        let percent = [0, 50, 50, 100][random.index(4)];
         for file in files.values_mut() {
+            let percent = [0, 50, 100][random.index(3)];
             file.write_back(|| random.chance(percent));
             file.kernel.clone_from(&file.disk);
             file.dirty.fill(false);
         }
+        let percent = [0, 50, 100][random.index(3)];
         store.cut_power(random, percent);
         *boot += 1;
     }

@@ -116,8 +116,8 @@ fn setup(family: Family, random: &mut Random) -> Setup {
     limits[1].requests = random.chance(30).then(|| 2 + u32::try_from(random.below(3)).unwrap());
     Setup {
         durability: survives,
-        segment_bytes: [1024, 2048][random.index(2)],
-        segments_max: 3 + random.index(2),
+        segment_bytes: [512, 1024, 2048][random.index(3)],
+        segments_max: 3 + random.index(4),
         limits,
     }
 }
