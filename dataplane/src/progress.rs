@@ -1,5 +1,6 @@
 //! How far each shard's records have come: what shard, committer and storage thread tell each other
-//! without waiting. Sequences only rise.
+//! without waiting. Sequences only rise, but for what is written: a fresh file begins lower than the broken
+//! one before it had come.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};

@@ -39,7 +39,7 @@ pub(crate) enum StoreError {
     Stopped,
     /// The storage thread ended and the disk did not take what was queued.
     NotWritten {
-        /// Audit rows that are lost.
+        /// Audit rows that only the journals have: the next start enters them.
         rows: usize,
     },
 }
@@ -86,7 +86,11 @@ impl fmt::Display for StoreError {
             StoreError::Busy => f.write_str("too many key changes wait for the disk; try again"),
             StoreError::Stopped => f.write_str("the storage thread has stopped; restart the dataplane"),
             StoreError::NotWritten { rows } => {
-                write!(f, "the disk did not take the last {rows} audit rows before the process stopped")
+                write!(
+                    f,
+                    "the disk did not take the last {rows} audit rows before the process stopped; the journals have \
+                     them for the next start"
+                )
             }
         }
     }

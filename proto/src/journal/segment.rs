@@ -51,8 +51,8 @@ pub struct Header {
     pub shard: u16,
     /// Counts the segments that the shard has begun; a file that is used again gets a new one.
     pub generation: u64,
-    /// The sequence of the first record. Records of earlier generations from this one on are not
-    /// valid: they were written again here (rule Q13).
+    /// The sequence of the first record. Where records of earlier generations have this one or a later
+    /// one too, they were written again here (rule Q13), and the newest generation that has one holds.
     pub first_sequence: u64,
     /// The file's length.
     pub segment_bytes: u64,
