@@ -16,7 +16,7 @@ use super::format::encode_key;
 use super::resolve::{NoDoubt, Resolution, Resolved};
 use super::writer::{Command, Done, KeyWrite, Sink, TellResolved, Waits, Writer};
 use super::{Store, StoreError};
-use crate::progress::{AllProgress, Watch};
+use crate::progress::{AllProgress, Progress, Watch};
 use crate::registry::KeyRecord;
 
 /// Records that may wait for the disk.
@@ -227,7 +227,7 @@ impl StorageHandle {
             rows: self.shared.rows.load(Ordering::Relaxed),
             batches: self.shared.batches.load(Ordering::Relaxed),
             last_batch_us: self.shared.last_batch_us.load(Ordering::Relaxed),
-            queued: self.records.len(),
+            queued: self.records.len().max(self.shared.unstored()),
             open_intents: self.shared.open_intents.load(Ordering::Relaxed),
             doubts: self.shared.doubts.load(Ordering::Relaxed),
             damaged: self.shared.damaged.load(Ordering::Relaxed),
@@ -303,6 +303,13 @@ impl Shared {
         self.open_intents.store(books.open_intents(), Ordering::Relaxed);
         self.doubts.store(u64::try_from(books.doubts().len()).unwrap_or(u64::MAX), Ordering::Relaxed);
         self.damaged.store(books.damaged(), Ordering::Relaxed);
+    }
+
+    /// Records in the journals that the store has not: those that wait for a sync too.
+    fn unstored(&self) -> usize {
+        let waiting = |progress: &Arc<Progress>| progress.written().saturating_sub(progress.stored());
+        let waiting: u64 = self.progress.iter().map(waiting).sum();
+        usize::try_from(waiting).unwrap_or(usize::MAX)
     }
 
     /// The store has taken each journal up to here. Journals of shards of an earlier run have no line.
