@@ -389,7 +389,8 @@ impl Books {
         let Some(open) = self.close(id, batch) else { return };
         let row = open.row.clone();
         for key in &open.keys {
-            let booking = Booking { key: *key, day: open.day, charge: Micros::ZERO, requests: 1 };
+            let day = resolve::day_of(self, *key, open.day);
+            let booking = Booking { key: *key, day, charge: Micros::ZERO, requests: 1 };
             self.book(booking, touched);
         }
         self.doubt(id, open, &row, now, batch);

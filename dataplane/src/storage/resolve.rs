@@ -58,6 +58,8 @@ pub(super) fn resolve(
 ) -> Result<(Batch, Resolved), NoDoubt> {
     let Resolution { id, verdict, day } = *resolution;
     let doubt = books.doubts.get(&id).cloned().ok_or(NoDoubt)?;
+    // The word may have rolled while the disk was waited for: what is held is charged on its day.
+    let day = doubt.keys.first().map_or(day, |key| day_of(books, *key, day));
     let (mut batch, mut touched) = (Batch::default(), Touched::default());
     let charge = match verdict {
         Verdict::Settled(charge) => charge,
@@ -95,6 +97,11 @@ pub(super) fn resolve(
     books.finish(&mut batch, &touched);
     let Doubt { keys, quote, booked, .. } = doubt;
     Ok((batch, Resolved { keys, quote, charge, booked }))
+}
+
+/// The later of `day` and the key's own.
+pub(super) fn day_of(books: &Books, key: KeyId, day: Day) -> Day {
+    books.accounts.get(&key).map_or(day, |spend| spend.day.max(day))
 }
 
 /// Replaces `quote`, booked on `booked`, by `charge`: in the window only while that day lasts (rule Q1).

@@ -294,6 +294,19 @@ fn q1_a_doubt_is_held_until_it_is_booked_and_voided_only_while_its_day_lasts() {
 }
 
 #[test]
+fn q1_a_doubt_that_is_resolved_behind_midnight_counts_on_the_day_the_word_is_on() {
+    let mut books = Books::new(Stored::default());
+    let (id, open) = intent(1, 5, 30);
+    let unknown = ending(Some(id), End::InDoubt, Some((1, 5, 0)), &audit_row("req_1"));
+    drop(books.enter(&[open, unknown, outcome(Some((1, 6, 1)), b"row")], NOW));
+    // Asked for on day 5, and the disk took it on day 6.
+    let resolution = Resolution { id, verdict: Verdict::Expired, day: Day::new(5) };
+    drop(books.resolve(&resolution, NOW).unwrap());
+    assert_eq!(books.accounts.get(&key_id(1)).unwrap().settled, micros(31));
+    assert_eq!(books.doubts().get(&id).unwrap().booked, Some(Day::new(6)));
+}
+
+#[test]
 fn q16_a_resolution_is_a_row_of_its_own_that_names_the_one_it_amends() {
     let mut books = Books::new(Stored::default());
     let (id, open) = intent(1, 5, 30);
