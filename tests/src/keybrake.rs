@@ -2,6 +2,7 @@
 
 mod torture;
 
+use std::ffi::CString;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -37,7 +38,7 @@ pub struct Setup {
     vendor_lines: String,
     secret: Option<String>,
     admin: bool,
-    in_memory: bool,
+    on_disk: bool,
     torture: torture::Extras,
 }
 
@@ -54,7 +55,7 @@ impl Setup {
             proxy_lines: String::new(),
             secret: Some(SECRET.to_owned()),
             admin: false,
-            in_memory: false,
+            on_disk: false,
             torture: torture::Extras::default(),
         }
     }
@@ -71,10 +72,11 @@ impl Setup {
         Setup { admin: true, ..self }
     }
 
-    /// With its data in memory where the machine has `/dev/shm`: the disk's time hides no race then.
+    /// With its data on the disk of temporary files. Without it they are in `/dev/shm` where the machine has that: a
+    /// busy disk's time neither hides a race there nor stops admission.
     #[must_use]
-    pub fn in_memory(self) -> Setup {
-        Setup { in_memory: true, ..self }
+    pub fn on_disk(self) -> Setup {
+        Setup { on_disk: true, ..self }
     }
 
     /// With a further line in `[proxy]`.
@@ -101,9 +103,8 @@ impl Setup {
     /// When the temporary directory cannot be written.
     #[must_use]
     pub fn prepare(self) -> Keybrake {
-        let memory = Path::new("/dev/shm");
-        let parent = if self.in_memory && memory.is_dir() { memory.to_owned() } else { std::env::temp_dir() };
-        let dir = self.torture.dir(parent);
+        let dir =
+            self.torture.dir(if self.on_disk { std::env::temp_dir() } else { in_memory_or_temporary() });
         std::fs::create_dir(dir.path().join("out")).unwrap();
         let keybrake = Keybrake {
             dataplane: None,
@@ -400,4 +401,22 @@ fn spec(allowed_endpoints: &[&str], more: &Value) -> Value {
         spec.as_object_mut().unwrap().extend(more.clone());
     }
     spec
+}
+
+/// `/dev/shm`, where it is there and a container has not made it tiny; else the disk of temporary files.
+fn in_memory_or_temporary() -> PathBuf {
+    let memory = PathBuf::from("/dev/shm");
+    match free_bytes(&memory) {
+        Some(free) if free >= 1 << 30 => memory,
+        _ => std::env::temp_dir(),
+    }
+}
+
+fn free_bytes(path: &Path) -> Option<u64> {
+    let path = CString::new(path.as_os_str().as_encoded_bytes()).ok()?;
+    // SAFETY: all of its fields are integers, for which zeros are values.
+    let mut space: libc::statvfs = unsafe { std::mem::zeroed() };
+    // SAFETY: the pointers are to a string that ends with a zero byte and to a live `statvfs`.
+    let got = unsafe { libc::statvfs(path.as_ptr(), &raw mut space) };
+    (got == 0).then(|| space.f_bavail * space.f_frsize)
 }

@@ -46,6 +46,14 @@ type Answer = dyn Fn(&Seen, &mut dyn Write) -> std::io::Result<()> + Send + Sync
 /// A vendor; it listens until the test ends.
 pub struct Vendor {
     address: SocketAddr,
+    door: Arc<Door>,
+}
+
+/// Where connections come in.
+struct Door {
+    listener: TcpListener,
+    tls: Option<Arc<ServerConfig>>,
+    answer: Arc<Answer>,
     kept: Arc<Kept>,
 }
 
@@ -89,26 +97,16 @@ impl Vendor {
 
     fn listen(listener: TcpListener, tls: Option<Arc<ServerConfig>>, answer: Arc<Answer>) -> Vendor {
         let address = listener.local_addr().unwrap();
-        let kept = Arc::<Kept>::default();
-        let shared = Arc::clone(&kept);
+        listener.set_nonblocking(true).unwrap();
+        let door = Arc::new(Door { listener, tls, answer, kept: Arc::default() });
+        let shared = Arc::clone(&door);
         std::thread::spawn(move || {
-            for stream in listener.incoming().flatten() {
-                shared.sockets.lock().unwrap().push(stream.try_clone().unwrap());
-                shared.connections.fetch_add(1, Ordering::SeqCst);
-                let (kept, answer, tls) = (Arc::clone(&shared), Arc::clone(&answer), tls.clone());
-                let socket = stream.try_clone().unwrap();
-                std::thread::spawn(move || {
-                    // How a connection ends is for the test to see from the other side.
-                    drop(match tls {
-                        None => serve(stream, &kept, &*answer),
-                        Some(config) => serve_tls(stream, config, &kept, &*answer),
-                    });
-                    // It is kept for its numbers, so leaving it does not close it.
-                    drop(socket.shutdown(Shutdown::Both));
-                });
+            loop {
+                wait_for_connection(&shared.listener);
+                shared.accept_all(&mut shared.kept.sockets.lock().unwrap());
             }
         });
-        Vendor { address, kept }
+        Vendor { address, door }
     }
 
     /// Where it listens.
@@ -129,30 +127,63 @@ impl Vendor {
     /// When one of its threads panicked.
     #[must_use]
     pub fn seen(&self) -> Vec<Seen> {
-        self.kept.seen.lock().unwrap().clone()
+        self.door.kept.seen.lock().unwrap().clone()
     }
 
     /// Connections so far.
     #[must_use]
     pub fn connections(&self) -> u64 {
-        self.kept.connections.load(Ordering::SeqCst)
+        self.door.kept.connections.load(Ordering::SeqCst)
     }
 
-    /// Bytes that have arrived in the kernel so far, read or not: over loopback that is what was sent.
+    /// Bytes that have arrived in the kernel so far, on every connection, read or not and accepted or not: over
+    /// loopback that is what was sent.
     ///
     /// # Panics
     /// When one of its threads panicked.
     #[cfg(target_os = "linux")]
     #[must_use]
     pub fn arrived_bytes(&self) -> u64 {
-        self.kept.sockets.lock().unwrap().iter().map(arrived_bytes).sum()
+        let mut sockets = self.door.kept.sockets.lock().unwrap();
+        let accepted: u64 = sockets.iter().map(arrived_bytes).sum();
+        let known = sockets.len();
+        self.door.accept_all(&mut sockets);
+        accepted + sockets[known..].iter().map(arrived_bytes).sum::<u64>()
     }
 
     /// Bytes of requests so far, whole or not.
     #[must_use]
     pub fn bytes(&self) -> u64 {
-        self.kept.bytes.load(Ordering::SeqCst)
+        self.door.kept.bytes.load(Ordering::SeqCst)
     }
+}
+
+impl Door {
+    /// Accepts every connection that waits, and serves each on a thread.
+    fn accept_all(&self, sockets: &mut Vec<TcpStream>) {
+        while let Ok((stream, _)) = self.listener.accept() {
+            stream.set_nonblocking(false).unwrap();
+            sockets.push(stream.try_clone().unwrap());
+            self.kept.connections.fetch_add(1, Ordering::SeqCst);
+            let (kept, answer, tls) = (Arc::clone(&self.kept), Arc::clone(&self.answer), self.tls.clone());
+            let socket = stream.try_clone().unwrap();
+            std::thread::spawn(move || {
+                // How a connection ends is for the test to see from the other side.
+                drop(match tls {
+                    None => serve(stream, &kept, &*answer),
+                    Some(config) => serve_tls(stream, config, &kept, &*answer),
+                });
+                // It is kept for its numbers, so leaving it does not close it.
+                drop(socket.shutdown(Shutdown::Both));
+            });
+        }
+    }
+}
+
+fn wait_for_connection(listener: &TcpListener) {
+    let mut waiting = libc::pollfd { fd: listener.as_raw_fd(), events: libc::POLLIN, revents: 0 };
+    // SAFETY: the pointer is to one live `pollfd`.
+    unsafe { libc::poll(&raw mut waiting, 1, -1) };
 }
 
 #[cfg(target_os = "linux")]

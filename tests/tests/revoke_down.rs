@@ -38,7 +38,7 @@ fn issue(keybrake: &Keybrake, label: &str) -> Issued {
 /// Orders and requests that wait in sockets while the process is stopped: the orders come first.
 fn a_stopped_dataplane_obeys_before_it_sends(workers: usize) {
     let vendor = Vendor::start(paid);
-    let mut keybrake = Setup::new(vendor.url()).workers(workers).in_memory().start();
+    let mut keybrake = Setup::new(vendor.url()).workers(workers).start();
     for round in 0..ROUNDS {
         let key = issue(&keybrake, "a");
         let call = form_post("/stripe/v1/charges", &key.text, "amount=1&currency=usd");
@@ -97,7 +97,7 @@ fn i3b_an_order_to_a_stopped_dataplane_comes_before_every_request_on_two_workers
 #[test]
 fn i3b_stops_alone_refuse_nobody() {
     let vendor = Vendor::start(paid);
-    let mut keybrake = Setup::new(vendor.url()).workers(2).in_memory().start();
+    let mut keybrake = Setup::new(vendor.url()).workers(2).start();
     let key = issue(&keybrake, "a");
     for _ in 0..5 {
         keybrake.dataplane().freeze();
@@ -242,7 +242,7 @@ fn q22_revokes_that_find_no_dataplane_are_in_force_before_the_next_one_listens()
 #[test]
 fn q22_an_order_that_meets_a_dataplane_while_it_starts_is_carried_out() {
     const ORDERS: usize = 8;
-    let mut keybrake = Setup::new("http://127.0.0.1:9").in_memory().start();
+    let mut keybrake = Setup::new("http://127.0.0.1:9").start();
     let mut recorded = 0;
     for round in 0..ROUNDS {
         let keys: Vec<Issued> = (0..2 * ORDERS).map(|_| issue(&keybrake, "a")).collect();

@@ -108,7 +108,7 @@ fn q19_an_order_for_300_keys_is_on_disk_when_it_is_acknowledged() {
 
 #[test]
 fn a_revoke_by_label_misses_no_key_whose_issue_was_acknowledged_before() {
-    let keybrake = Setup::new("http://127.0.0.1:9").workers(2).in_memory().start();
+    let keybrake = Setup::new("http://127.0.0.1:9").workers(2).start();
     let (stop, issued) = (Arc::new(AtomicBool::new(false)), Arc::new(Mutex::new(Vec::new())));
     let threads: Vec<_> = (0..4)
         .map(|_| {
@@ -249,7 +249,7 @@ fn a_call_that_waits_for_its_connection_ends_with_the_revoke() {
 #[test]
 fn q21_what_revokes_take_stands_in_each_answer_and_in_the_metrics() {
     let vendor = Vendor::start(|_, out| out.write_all(&whole(200, "{}")));
-    let keybrake = Setup::new(vendor.url()).workers(2).in_memory().with_admin().start();
+    let keybrake = Setup::new(vendor.url()).workers(2).with_admin().start();
     let busy = issue(&keybrake, &json!({}));
     let stop = Arc::new(AtomicBool::new(false));
     let threads: Vec<_> = (0..16)

@@ -41,7 +41,7 @@ impl Chain {
         let dir = tempfile::tempdir().unwrap();
         let localstripe = Localstripe::start(dir.path());
         let vendor = Relay::start(localstripe.address());
-        let keybrake = Setup::new(format!("http://{}", vendor.address())).with_admin().start();
+        let keybrake = Setup::new(format!("http://{}", vendor.address())).with_admin().on_disk().start();
         let agents = Relay::start(keybrake.proxy());
         Chain { agents, keybrake, vendor, localstripe, dir }
     }

@@ -5,20 +5,17 @@ use std::collections::VecDeque;
 use std::io;
 use std::sync::Arc;
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use crossbeam_channel::unbounded;
 
 use super::committer::{Committer, CommitterHandle, Event, Line, Shared};
 use super::medium::{Directory, Disk};
 use super::read::Recovered;
-use super::{Durability, Journal, Segment, State};
+use super::{Durability, Journal, STALL, Segment, State};
 use crate::marks::Marks;
 use crate::progress::AllProgress;
 use crate::storage::StorageHandle;
-
-/// A sync that takes longer is a disk that hangs (rule G7).
-const STALL: Duration = Duration::from_secs(2);
 
 /// How journals are kept.
 #[derive(Clone, Debug)]
