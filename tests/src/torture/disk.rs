@@ -145,7 +145,9 @@ impl Scene {
     /// Starts a dataplane whose n-th write or sync of the journal fails, and waits until it is over that. Whether it
     /// said so: what fails with nobody waiting for it is repaired without a word.
     fn fail_write(&mut self, number: usize, report: &mut Report) -> bool {
-        self.start_failing(number, report);
+        if self.start_failing(number, report) {
+            return true;
+        }
         let at = self.log.now_us();
         let enough = self.log.succeeded.load(Ordering::SeqCst) + ENOUGH_CALLS;
         let has_failed = eventually("a write to fail, and a fresh file to be begun", || {
@@ -171,13 +173,16 @@ impl Scene {
         self.note_kill(at, "dataplane", "kill -9 about a failing write");
     }
 
-    fn start_failing(&mut self, number: usize, report: &mut Report) {
+    /// Starts a dataplane whose `number`-th write fails; answers whether that was one of the start itself.
+    fn start_failing(&mut self, number: usize, report: &mut Report) -> bool {
         let at = self.log.now_us();
         self.keybrake.dataplane().kill_9();
         self.keybrake.set_dataplane_env(vec![(FAIL_WRITE.to_owned(), number.to_string().into())]);
-        match self.keybrake.try_start() {
+        let start = self.keybrake.try_start();
+        let refused = start.is_err();
+        match start {
             Ok(process) => self.keybrake.dataplane = Some(process),
-            // The write was one of the start itself, which then refuses, in one line more than it says before.
+            // It refuses, in one line more than it says before.
             Err(said) => {
                 if !said.lines().last().is_some_and(|line| line.contains(WRITE_ERROR)) {
                     report.violation(format!("{FAIL_WRITE}={number}: the start ended with {said}"));
@@ -187,6 +192,7 @@ impl Scene {
             }
         }
         self.note_kill(at, "dataplane", "kill -9");
+        refused
     }
 
     /// What ran while the disk did not write may have failed, or be unknown: to the judge that is as over a cut.
