@@ -2,13 +2,17 @@
 //!
 //! A vendor is data ([`Catalog`]); its rows stand in a file of their own, each with its source.
 
+pub mod amount;
+pub mod currency;
 pub mod price;
+mod read;
 mod stripe;
 mod tree;
 
 use std::sync::LazyLock;
 
 use crate::http1::Method;
+use amount::AmountRule;
 use tree::Tree;
 
 /// How a call's cost is known.
@@ -18,34 +22,10 @@ pub enum Price {
     Free,
     /// It moves no money unless one of these parameters is there.
     FreeWithout(&'static [&'static str]),
-    /// The request states the amount, in minor units of a stated currency.
-    AmountInRequest(AmountRule),
+    /// It moves an amount that the request states, or an object of the vendor's.
+    Amount(&'static AmountRule),
     /// Nothing known bounds the cost: denied under a cap. The text says what is missing.
     Unpriced(&'static str),
-}
-
-/// Where an amount is read and what a reply says of it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct AmountRule {
-    /// The reply's statuses that moved nothing, though it was a 2xx.
-    pub moved_nothing: &'static [&'static str],
-    /// What a 402 leaves behind.
-    pub declined: Declined,
-    /// Whether the amount may be absent; it then means an amount only the vendor knows.
-    pub amount_optional: bool,
-    /// Whether the currency is that of another object and not stated.
-    pub currency_elsewhere: bool,
-    /// What a reply's `object` says where its `amount` is the one that was asked for.
-    pub object: &'static str,
-}
-
-/// What a declined call (402) may still move.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Declined {
-    /// Nothing.
-    Nothing,
-    /// The object stays and can be confirmed outside keybrake, so its amount counts (rule Q7).
-    StaysConfirmable,
 }
 
 /// How long the vendor remembers an Idempotency-Key, with the answer it gave (rule Q5).
@@ -142,7 +122,7 @@ impl Call<'_> {
     /// Whether a repeat under one Idempotency-Key is the same call and moves money once.
     pub fn is_remembered(&self) -> bool {
         let is_remembered = |operation: &Operation| operation.idempotency == Idempotency::Day;
-        self.operation.is_some_and(is_remembered) && matches!(self.price(), Price::AmountInRequest(_))
+        self.operation.is_some_and(is_remembered) && matches!(self.price(), Price::Amount(_))
     }
 
     /// Whether the segment at `index` stands for a parameter, so that `*` may match it.

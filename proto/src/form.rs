@@ -124,6 +124,15 @@ pub fn read_amount(form: &[u8], name: &str) -> Result<Option<u64>, FormError> {
     seek(form, name)?.map(amount).transpose()
 }
 
+/// As [`read_amount`] for an amount that may stand with a minus sign: its absolute value.
+///
+/// # Errors
+/// As [`read_amount`].
+pub fn read_signed_amount(form: &[u8], name: &str) -> Result<Option<u64>, FormError> {
+    let unsigned = |value: &'_ [u8]| amount(value.strip_prefix(b"-").unwrap_or(value));
+    seek(form, name)?.map(unsigned).transpose()
+}
+
 /// The short text under `name`, decoded, as for `currency`.
 ///
 /// # Errors

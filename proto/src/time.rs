@@ -26,6 +26,12 @@ impl Day {
         if days <= Day::MAX.0 { Day(days) } else { Day::MAX }
     }
 
+    /// Reads a day such as `2026-11-20`.
+    pub fn parse(text: &str) -> Option<Day> {
+        let is_day = text.len() == "2026-11-20".len();
+        is_day.then(|| UnixMicros::parse_rfc3339(&format!("{text}T00:00:00Z")))?.map(UnixMicros::day)
+    }
+
     /// Days since 1970-01-01.
     pub const fn as_u32(self) -> u32 {
         self.0

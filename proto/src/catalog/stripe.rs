@@ -1,71 +1,11 @@
 //! Stripe's table. Prices are explained in docs/stripe.md; paths are those of Stripe's OpenAPI document.
 
+mod rules;
+
+use self::rules::*;
 use super::tree::Tree;
-use super::{AmountRule, Catalog, Declined, Idempotency, Operation, Price};
+use super::{Catalog, Idempotency, Operation, Price};
 use crate::http1::Method::{self, Delete, Get, Post};
-
-const fn amount(object: &'static str) -> AmountRule {
-    AmountRule {
-        moved_nothing: &["failed", "canceled"],
-        declined: Declined::Nothing,
-        amount_optional: false,
-        currency_elsewhere: false,
-        object,
-    }
-}
-
-const CHARGE: Price = Price::AmountInRequest(amount("charge"));
-const PAYOUT: Price = Price::AmountInRequest(amount("payout"));
-const TOPUP: Price = Price::AmountInRequest(amount("topup"));
-
-/// A payment intent counts at creation: its client secret can confirm it outside keybrake.
-const INTENT: Price = Price::AmountInRequest(AmountRule {
-    moved_nothing: &["canceled"],
-    declined: Declined::StaysConfirmable,
-    ..amount("payment_intent")
-});
-
-/// Without an amount it means all of the source transaction, which only Stripe knows.
-const TRANSFER: Price = Price::AmountInRequest(AmountRule { amount_optional: true, ..amount("transfer") });
-
-/// Without an amount it means all that is left, and its currency is the charge's.
-///
-/// `POST /v1/charges/{charge}/refund` answers a charge, whose `amount` is not the refund's.
-const REFUND: Price = Price::AmountInRequest(AmountRule {
-    amount_optional: true,
-    currency_elsewhere: true,
-    ..amount("refund")
-});
-
-/// Credit, discounts and subscriptions in a customer's parameters are money by another name.
-const CUSTOMER: Price = Price::FreeWithout(&[
-    "account_balance",
-    "balance",
-    "cash_balance",
-    "coupon",
-    "plan",
-    "promotion_code",
-    "quantity",
-    "trial_end",
-]);
-
-/// A new source makes Stripe retry the customer's open invoices, too.
-const CUSTOMER_CHANGE: Price = Price::FreeWithout(&[
-    "account_balance",
-    "balance",
-    "card",
-    "cash_balance",
-    "coupon",
-    "default_source",
-    "plan",
-    "promotion_code",
-    "quantity",
-    "source",
-    "trial_end",
-]);
-
-const UNMODELLED: Price =
-    Price::Unpriced("its amount is not in the request and keybrake does not look it up");
 
 const fn row(method: Method, pattern: &'static str, price: Price) -> Operation {
     // Stripe keeps the first answer to a POST's key for at least 24 hours, 500s included
@@ -114,22 +54,22 @@ const OPERATIONS: &[Operation] = &[
     row(Get, "/v1/charges/{charge}", Price::Free),
     row(Post, "/v1/charges", CHARGE),
     row(Post, "/v1/charges/{charge}", Price::Free),
-    row(Post, "/v1/charges/{charge}/capture", UNMODELLED),
-    row(Post, "/v1/charges/{charge}/refund", REFUND),
+    row(Post, "/v1/charges/{charge}/capture", CHARGE_CAPTURE),
+    row(Post, "/v1/charges/{charge}/refund", CHARGE_REFUND),
     row(Get, "/v1/charges/{charge}/refunds", Price::Free),
-    row(Post, "/v1/charges/{charge}/refunds", REFUND),
+    row(Post, "/v1/charges/{charge}/refunds", CHARGE_REFUND),
     row(Get, "/v1/charges/{charge}/refunds/{refund}", Price::Free),
     // Payment intents.
     row(Get, "/v1/payment_intents", Price::Free),
     row(Get, "/v1/payment_intents/search", Price::Free),
     row(Get, "/v1/payment_intents/{intent}", Price::Free),
     row(Post, "/v1/payment_intents", INTENT),
-    row(Post, "/v1/payment_intents/{intent}", UNMODELLED),
-    row(Post, "/v1/payment_intents/{intent}/apply_customer_balance", UNMODELLED),
+    row(Post, "/v1/payment_intents/{intent}", INTENT_UPDATE),
+    row(Post, "/v1/payment_intents/{intent}/apply_customer_balance", INTENT_BALANCE),
     row(Post, "/v1/payment_intents/{intent}/cancel", Price::Free),
-    row(Post, "/v1/payment_intents/{intent}/capture", UNMODELLED),
-    row(Post, "/v1/payment_intents/{intent}/confirm", UNMODELLED),
-    row(Post, "/v1/payment_intents/{intent}/increment_authorization", UNMODELLED),
+    row(Post, "/v1/payment_intents/{intent}/capture", INTENT_CAPTURE),
+    row(Post, "/v1/payment_intents/{intent}/confirm", INTENT_CONFIRM),
+    row(Post, "/v1/payment_intents/{intent}/increment_authorization", INTENT_INCREMENT),
     // Money going out.
     row(Get, "/v1/refunds", Price::Free),
     row(Get, "/v1/refunds/{refund}", Price::Free),
@@ -151,7 +91,12 @@ const OPERATIONS: &[Operation] = &[
     row(Get, "/v1/transfers/{transfer}", Price::Free),
     row(Post, "/v1/transfers", TRANSFER),
     row(Post, "/v1/transfers/{transfer}", Price::Free),
-    row(Post, "/v1/transfers/{transfer}/reversals", UNMODELLED),
+    row(Post, "/v1/transfers/{transfer}/reversals", REVERSAL),
+    row(Post, "/v1/application_fees/{fee}/refund", FEE_REFUND),
+    row(Post, "/v1/application_fees/{fee}/refunds", FEE_REFUND),
+    row(Post, "/v1/credit_notes", CREDIT_NOTE),
+    row(Post, "/v1/customers/{customer}/balance_transactions", BALANCE_TRANSACTION),
+    row(Post, "/v1/invoices/{invoice}/pay", INVOICE_PAY),
     // Customers and what can be sold to them: no money by themselves.
     row(Get, "/v1/customers", Price::Free),
     row(Get, "/v1/customers/search", Price::Free),
