@@ -6,6 +6,7 @@ use std::os::unix::fs::DirBuilderExt as _;
 use std::sync::Arc;
 
 use anyhow::{Context as _, bail};
+use keybrake_proto::catalog::currency::Rates;
 use keybrake_proto::config::{self, Config};
 use keybrake_proto::key::KeyId;
 use keybrake_proto::ledger::Word;
@@ -16,6 +17,7 @@ use crate::clock;
 use crate::idempotency::Memory;
 use crate::journal::Recovered;
 use crate::marks::Marks;
+use crate::objects::Objects;
 use crate::pool::Vendor;
 use crate::recovery::{self, Opened};
 use crate::registry::KeyEntry;
@@ -32,6 +34,8 @@ pub(crate) struct State {
     pub(crate) store: Store,
     pub(crate) books: Books,
     pub(crate) memory: Arc<Memory>,
+    pub(crate) objects: Arc<Objects>,
+    pub(crate) rates: Arc<Rates>,
     pub(crate) recovered: Recovered,
     pub(crate) marks: Arc<Marks>,
     pub(crate) boot: [u8; 16],
@@ -55,7 +59,9 @@ pub(crate) fn open(config: &Config) -> anyhow::Result<State> {
         .collect::<anyhow::Result<_>>()?;
     let keys = open_keys(&store, &books)?;
     let memory = books.begin_memory(clock::wall());
-    Ok(State { store, books, memory, recovered, marks, boot, master, vendors, keys })
+    let objects = Arc::new(books.begin_objects());
+    let rates = Arc::default();
+    Ok(State { store, books, memory, objects, rates, recovered, marks, boot, master, vendors, keys })
 }
 
 fn master_key(config: &Config, store: &Store) -> anyhow::Result<MasterKey> {

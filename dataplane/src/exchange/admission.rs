@@ -4,7 +4,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Instant;
 
-use keybrake_proto::catalog::price::{self, Priced, QuoteError};
+use keybrake_proto::catalog::price::{self, Priced, QuoteError, Terms};
 use keybrake_proto::catalog::{Call, Catalog, Operation, Price};
 use keybrake_proto::deny::Deny;
 use keybrake_proto::form;
@@ -17,6 +17,7 @@ use keybrake_proto::policy::Permit;
 use keybrake_proto::route::{Route, route};
 use ring::digest;
 
+use super::look_up::Ground;
 use super::row::Trace;
 use crate::downstream::Downstream;
 use crate::hold::Hold;
@@ -46,6 +47,16 @@ impl Target {
         // The index was taken from this very list, which never changes.
         #[expect(clippy::indexing_slicing, reason = "an index of the same list")]
         &shard.pools[self.pool]
+    }
+
+    /// The number of the pool.
+    pub(super) fn pool_number(&self) -> usize {
+        self.pool
+    }
+
+    /// The key.
+    pub(super) fn entry(&self) -> &Arc<KeyEntry> {
+        &self.entry
     }
 
     pub(super) fn vendor(&self, shard: &Shard) -> &'static Catalog {
@@ -125,14 +136,13 @@ pub(super) fn admit(
     agent: &Downstream,
     permit: Permit,
     target: &Target,
+    ground: &Ground,
     trace: &mut Trace,
 ) -> Result<Admitted, Deny> {
-    let (head, input) = (agent.head(), agent.input());
-    judge_form(agent, target, target.vendor(shard))?;
-    let request =
-        Priced { content_type: head.content_type(input), query: head.query(input), body: agent.body() };
     let entry = &target.entry;
-    trace.quote = price::quote(target.price(), request, entry.bound()).map_err(unquoted)?;
+    let terms = Terms { bound: entry.bound(), per_call_max: None, rates: &shard.rates, today: shard.today() };
+    let request = priced(agent, target);
+    trace.quote = price::quote(target.price(), request, ground.known, &terms).map_err(unquoted)?;
     trace.held = trace.quote.amount;
     if shard.is_draining() {
         return Err(Deny::Draining);
@@ -148,7 +158,7 @@ pub(super) fn admit(
     // Reads go on whatever the clock says: they open no window (rule Q10).
     let today =
         if quote == Micros::ZERO { shard.today() } else { shard.clock.today(now).map_err(Deny::Clock)? };
-    let held = match identify(agent, target, target.vendor(shard)) {
+    let held = match ground.identity {
         Some(identity) => Hold::share(entry, &shard.journal, (&shard.memory, identity), (today, now), quote),
         None => Hold::reserve(entry, &shard.journal, today, quote),
     };
@@ -170,9 +180,20 @@ pub(super) fn admit(
     Ok(Admitted { permit, hold, ticket })
 }
 
+/// The parts of the request that a price is read from.
+pub(super) fn priced<'a>(agent: &'a Downstream, target: &Target) -> Priced<'a> {
+    let (head, input) = (agent.head(), agent.input());
+    Priced {
+        path: target.path(head.path(input)),
+        content_type: head.content_type(input),
+        query: head.query(input),
+        body: agent.body(),
+    }
+}
+
 /// What makes a request the same as another one of its vault key, where the vendor carries such requests
 /// out once (rule Q5).
-fn identify(agent: &Downstream, target: &Target, catalog: &Catalog) -> Option<Identity> {
+pub(super) fn identify(agent: &Downstream, target: &Target, catalog: &Catalog) -> Option<Identity> {
     let (head, input) = (agent.head(), agent.input());
     let key = head.idempotency_key(input).filter(|key| !key.is_empty())?;
     if !target.call().is_remembered() {
@@ -199,7 +220,7 @@ fn identify(agent: &Downstream, target: &Target, catalog: &Catalog) -> Option<Id
 
 /// Refuses a body that could be read in another way than it is read here, and parameters that
 /// change the method, the account or the version behind the policy's back.
-fn judge_form(agent: &Downstream, target: &Target, catalog: &Catalog) -> Result<(), Deny> {
+pub(super) fn judge_form(agent: &Downstream, target: &Target, catalog: &Catalog) -> Result<(), Deny> {
     let (head, input) = (agent.head(), agent.input());
     refuse_parameters(catalog, head.query(input).unwrap_or_default())?;
     if agent.body().is_empty() {
@@ -233,10 +254,10 @@ fn refuse_parameters(catalog: &Catalog, form: &[u8]) -> Result<(), Deny> {
     Ok(())
 }
 
-fn unquoted(error: QuoteError) -> Deny {
+pub(super) fn unquoted(error: QuoteError) -> Deny {
     match error {
         QuoteError::Unpriced(why) => Deny::Unpriced(why),
-        QuoteError::Currency => Deny::Currency,
+        QuoteError::Currency(no_rate) => Deny::Currency(no_rate),
         QuoteError::Malformed(problem) => Deny::Malformed { status: 400, problem },
         QuoteError::MediaType => Deny::Malformed {
             status: 415,
