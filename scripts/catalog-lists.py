@@ -54,8 +54,9 @@ def sources(directory, pattern):
 
 
 def shape(path):
-    """A path with `{}` for each parameter and without a query."""
-    return re.sub(r"\$?\{[^}]*\}", "{}", path.split("?")[0])
+    """A path with `{}` for each parameter and without a query, whether that is written out or put in."""
+    path = re.sub(r"\$?\{[^}]*\}", "{}", path).split("?")[0]
+    return re.sub(r"(?<!/)\{\}$", "", path)
 
 
 def found(pattern, text):
@@ -77,12 +78,68 @@ def stripe(scratch):
     return ["stripe 23.1.0 and 14.25.0 of npm, stripe 16.1.0 of PyPI"], newest | old | other
 
 
+# Where a directory of twilio's package stands on the wire, as keybrake has it (docs/catalog.md).
+TWILIO = {
+    "api/v2010": "/2010-04-01",
+    "lookups/v1": "/lookups/v1",
+    "lookups/v2": "/lookups/v2",
+    "messaging/v1": "/messaging/v1",
+    "messaging/v2": "/messaging/v2",
+    "messaging/v3": "/messaging/v3",
+    "verify/v2": "/verify/v2",
+}
+
+
 def twilio(scratch):
-    raise NotImplementedError
+    python = pypi("twilio==9.13.0", scratch)
+    operations = set()
+    for directory, prefix in TWILIO.items():
+        for text in sources(python, f"twilio/rest/{directory}/**/*.py"):
+            for resource in re.split(r"^class ", text, flags=re.MULTILINE):
+                uri = re.search(r'self\._uri = \(?\s*((?:"[^"]*"\s*)+)', resource)
+                methods = set(re.findall(r'method="([A-Z]+)"', resource))
+                if methods and not uri:
+                    sys.exit(f"{directory}: a resource has methods and no path; the package's layout has changed")
+                path = "".join(re.findall(r'"([^"]*)"', uri.group(1))) if uri else ""
+                operations |= {(method, prefix + shape(path)) for method in methods}
+    return ["twilio 9.13.0 of PyPI"], operations
+
+
+def resend_node(text):
+    """The calls of resend's bundle: a path is the argument, or what the variable of this name last was."""
+    operations = set()
+    variables = {}
+    quoted = r"""[`"]((?:\$\{inboxPath\}|/)[^`"]*)[`"]"""
+    for line in text.splitlines():
+        assigned = re.search(r"const (url|path) = (.*)", line)
+        if assigned:
+            variables[assigned.group(1)] = re.findall(quoted, assigned.group(2))
+        for method, argument in re.findall(r"""this\.resend\.(get|post|put|patch|delete)\(([`"][^`"]*[`"]|\w+)""", line):
+            paths = re.findall(quoted, argument) or variables.get(argument, [])
+            if not paths:
+                sys.exit(f"resend: no path in `{line.strip()}`; the package's layout has changed")
+            for path in paths:
+                operations.add((method.upper(), shape(path.replace("${inboxPath}", "/inboxes/{}"))))
+    return operations
 
 
 def resend(scratch):
-    raise NotImplementedError
+    node = npm("resend@6.38.0", scratch)
+    operations = resend_node(sources(node, "dist/index.cjs")[0])
+    python = pypi("resend==2.52.0", scratch)
+    for text in sources(python, "resend/**/*.py"):
+        text = re.sub(r"inbox_path\(([^()]|\([^()]*\))*\)", "inbox", text).replace('"{inbox}', '"/inboxes/{}')
+        text = re.sub(r"path = inbox\b", 'path = "/inboxes/{}"', text)
+        for function in text.split(" def "):
+            # A request takes one of the paths that its function assigns; a long one is written in parts.
+            texts = r'((?:\s*f?"[^"]*")+)'
+            assigned = re.findall(r'path ?= ?(?:\(|[\w.]+\()?' + texts, function)
+            paths = ["".join(re.findall(r'"([^"]*)"', parts)) for parts in assigned]
+            verbs = re.findall(r'verb="(\w+)"', function)
+            if verbs and not paths:
+                sys.exit(f"resend: no path in `{function}`; the package's layout has changed")
+            operations |= {(verb.upper(), shape(path)) for verb in verbs for path in paths}
+    return ["resend 6.38.0 of npm, resend 2.52.0 of PyPI"], operations
 
 
 def write(vendor, origins, operations):

@@ -6,9 +6,13 @@
 mod complete;
 mod pattern;
 pub mod price;
+#[cfg(test)]
+mod resend;
 mod stripe;
 mod table;
 mod tree;
+#[cfg(test)]
+mod twilio;
 
 use std::sync::LazyLock;
 

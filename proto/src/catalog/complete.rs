@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, HashSet};
 use super::pattern;
 use super::table::TableError;
 use super::tree::Tree;
-use super::{Operation, stripe};
+use super::{Idempotency, Operation, resend, stripe, twilio};
 use crate::http1::Method;
 
 struct Vendor {
@@ -15,8 +15,11 @@ struct Vendor {
     list: &'static str,
 }
 
-const VENDORS: &[Vendor] =
-    &[Vendor { name: "stripe", operations: stripe::operations, list: include_str!("lists/stripe.txt") }];
+const VENDORS: &[Vendor] = &[
+    Vendor { name: "resend", operations: resend::operations, list: include_str!("lists/resend.txt") },
+    Vendor { name: "stripe", operations: stripe::operations, list: include_str!("lists/stripe.txt") },
+    Vendor { name: "twilio", operations: twilio::operations, list: include_str!("lists/twilio.txt") },
+];
 
 fn rows(vendor: &Vendor) -> &'static [Operation] {
     (vendor.operations)().unwrap_or_else(|error| panic!("tables/{}.txt: {error}", vendor.name))
@@ -133,6 +136,95 @@ fn a2_what_mints_credentials_or_widens_rights_at_stripe_escalates() {
             ("POST /oauth/token", "escalates"),
         ],
     );
+}
+
+#[test]
+fn m3_what_costs_money_at_twilio_has_a_class_of_its_own_or_is_unpriced() {
+    check(
+        "twilio",
+        &[
+            ("POST /2010-04-01/Accounts/AC1/Messages.json", "message"),
+            ("POST /2010-04-01/Accounts/AC1/Messages/SM1.json", "free"),
+            ("POST /2010-04-01/Accounts/AC1/Calls.json", "call"),
+            ("POST /2010-04-01/Accounts/AC1/Calls/CA1.json", "unpriced"),
+            ("POST /2010-04-01/Accounts/AC1/Calls/CA1/Recordings.json", "unpriced"),
+            ("POST /2010-04-01/Accounts/AC1/Conferences/CF1/Participants.json", "unpriced"),
+            ("POST /2010-04-01/Accounts/AC1/IncomingPhoneNumbers.json", "number"),
+            ("POST /2010-04-01/Accounts/AC1/IncomingPhoneNumbers/Local.json", "number"),
+            ("POST /2010-04-01/Accounts/AC1/IncomingPhoneNumbers/Mobile.json", "number"),
+            ("POST /2010-04-01/Accounts/AC1/IncomingPhoneNumbers/TollFree.json", "number"),
+            ("GET /2010-04-01/Accounts/AC1/AvailablePhoneNumbers/US/Local.json", "free"),
+            ("GET /lookups/v2/PhoneNumbers/+15005550006", "lookup"),
+            ("GET /lookups/v1/PhoneNumbers/+15005550006", "lookup"),
+            ("POST /lookups/v2/batch/query", "unpriced"),
+            ("POST /verify/v2/Services/VA1/Verifications", "verification"),
+            ("POST /verify/v2/Services/VA1/VerificationCheck", "free"),
+            ("POST /messaging/v1/a2p/BrandRegistrations", "unpriced"),
+        ],
+    );
+}
+
+#[test]
+fn a2_what_mints_credentials_or_widens_rights_at_twilio_escalates() {
+    check(
+        "twilio",
+        &[
+            ("POST /2010-04-01/Accounts.json", "escalates"),
+            ("POST /2010-04-01/Accounts/AC1.json", "escalates"),
+            // Their replies have the accounts' tokens.
+            ("GET /2010-04-01/Accounts.json", "escalates"),
+            ("GET /2010-04-01/Accounts/AC1.json", "escalates"),
+            ("POST /2010-04-01/Accounts/AC1/Keys.json", "escalates"),
+            ("POST /2010-04-01/Accounts/AC1/Keys/SK1.json", "escalates"),
+            ("POST /2010-04-01/Accounts/AC1/SigningKeys.json", "escalates"),
+            ("POST /2010-04-01/Accounts/AC1/Tokens.json", "escalates"),
+            ("POST /2010-04-01/Accounts/AC1/ConnectApps/CN1.json", "escalates"),
+            ("POST /2010-04-01/Accounts/AC1/IncomingPhoneNumbers/PN1.json", "escalates"),
+            ("POST /2010-04-01/Accounts/AC1/SIP/CredentialLists/CL1/Credentials.json", "escalates"),
+            ("POST /verify/v2/Services/VA1/AccessTokens", "escalates"),
+            ("GET /verify/v2/Services/VA1/AccessTokens/YK1", "escalates"),
+            ("POST /verify/v2/Services/VA1/Entities/me/Factors", "escalates"),
+            ("POST /messaging/v1/Services/MG1", "escalates"),
+        ],
+    );
+}
+
+#[test]
+fn a2_m3_the_classes_of_resend_follow_what_a_call_does() {
+    check(
+        "resend",
+        &[
+            ("POST /emails", "email"),
+            ("POST /emails/batch", "batch"),
+            ("POST /emails/e1/cancel", "free"),
+            ("POST /broadcasts", "unpriced"),
+            ("POST /broadcasts/b1/send", "unpriced"),
+            ("POST /automations", "unpriced"),
+            ("POST /events/send", "unpriced"),
+            ("POST /contacts/imports", "unpriced"),
+            ("POST /inboxes/i1/drafts/d1/send", "unpriced"),
+            ("POST /inboxes/i1/threads/t1/emails/e1/forward", "unpriced"),
+            ("POST /api-keys", "escalates"),
+            ("POST /domains", "escalates"),
+            ("POST /emails/e1/share", "escalates"),
+            ("POST /webhooks", "escalates"),
+            ("GET /webhooks", "free"),
+            ("GET /webhooks/w1", "escalates"),
+            ("POST /webhooks/w1/signing-secret/rotate", "escalates"),
+        ],
+    );
+}
+
+#[test]
+fn q5_each_vendor_remembers_what_its_reference_says() {
+    let remembered = |name: &str| -> Vec<&str> {
+        let vendor = VENDORS.iter().find(|of| of.name == name).unwrap();
+        let remembered = |row: &&Operation| row.idempotency == Idempotency::Day;
+        rows(vendor).iter().filter(remembered).map(|row| row.pattern).collect()
+    };
+    assert_eq!(remembered("resend"), ["/emails", "/emails/batch"]);
+    assert_eq!(remembered("twilio"), Vec::<&str>::new());
+    assert!(remembered("stripe").len() > 200);
 }
 
 /// The counts of docs/catalog.md, as its command prints them.
