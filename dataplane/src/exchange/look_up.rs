@@ -55,7 +55,7 @@ pub(super) async fn prepare(
     let Some(acting) = acting else { return Ok(ground) };
     if bound == Bound::Capped {
         let claim = shard.objects.claim(target.pool_number(), acting.id.clone(), identity);
-        ground._claim = claim.ok();
+        ground._claim = Some(claim.map_err(|_| Deny::ObjectBusy)?);
     }
     ground.known.counted = shard.objects.counted(target.entry().record.id, &acting.id);
     if price::must_look_up(price, request, ground.known.counted, bound).map_err(admission::unquoted)? {
@@ -92,7 +92,7 @@ async fn look_up(
     let Admitted { hold, ticket, .. } = admitted;
     drop(ticket);
     // A read that is nobody's call: it is not one of the key's requests.
-    let ended = hold.refused(shard.today());
+    let ended = hold.release(shard.today());
     let status = replied.as_ref().map_or(0, Reply::status);
     shard.metrics.look_ups.add(1);
     shard.journal.outcome(Some(intent), journal::End::Booked, ended.bookings, &row.ended(status, began));
@@ -158,5 +158,5 @@ pub(super) fn remember(shard: &Shard, target: &Target, remembered: Option<amount
     let Some((object, counted)) = remembered else { return };
     let key = target.entry().record.id;
     shard.objects.put(key, object.clone(), counted);
-    let _ = (key, counted);
+    shard.journal.counted(key, object, counted);
 }
