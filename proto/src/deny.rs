@@ -3,6 +3,8 @@
 //! The body is one JSON object that all six official SDKs read right, as measured with each. Nothing an
 //! agent sent is echoed (rule S4).
 
+mod restriction;
+
 use std::borrow::Cow;
 use std::fmt;
 
@@ -13,6 +15,7 @@ use crate::key::KeyId;
 use crate::ledger::chain::{Limit, Over, Refusal};
 use crate::money::Micros;
 use crate::time::{Day, UnixMicros};
+pub use restriction::Restriction;
 
 /// Why a request was not forwarded, or its reply not delivered. Status and `code` are public API:
 /// add a variant, never change one.
@@ -27,12 +30,14 @@ pub enum Deny {
     },
     /// The key is for another vendor, or no such vendor is configured.
     Vendor,
-    /// The request names another account of the vendor, and no policy can allow that yet.
+    /// The request names an account of the vendor that the policy does not name.
     Account,
     /// No bound of the cost is known, and the key has a cap. The text says what is missing.
     Unpriced(&'static str),
     /// The amount is in a currency that has no rate.
     Currency,
+    /// What the key restricts beside endpoints and caps, or its vendor's quota.
+    Restriction(Restriction),
     /// The quote does not fit. `left` is what would have, on `day`.
     OverCap {
         /// What the call would cost at most.
@@ -127,6 +132,7 @@ impl Deny {
         match self {
             Deny::Unauthorized => 401,
             Deny::Endpoint { .. } | Deny::Vendor | Deny::Account | Deny::Unpriced(_) | Deny::Currency => 403,
+            Deny::Restriction(restriction) => restriction.status(),
             Deny::NotFound => 404,
             Deny::OverCap { .. } | Deny::OverTotal { .. } | Deny::OverRequests { .. } => 429,
             Deny::Malformed { status, .. } => *status,
@@ -149,6 +155,7 @@ impl Deny {
             Deny::Account => "account_not_allowed",
             Deny::Unpriced(_) => "unpriced",
             Deny::Currency => "currency_not_allowed",
+            Deny::Restriction(restriction) => restriction.code(),
             Deny::OverCap { .. } => "daily_cap_exceeded",
             Deny::OverTotal { .. } => "total_cap_exceeded",
             Deny::OverRequests { .. } => "request_budget_exceeded",
@@ -165,13 +172,14 @@ impl Deny {
         }
     }
 
-    /// The refusal as it goes out at `now`. `allowed` lists the key's rules where one matched.
+    /// The refusal as it goes out at `now`. `allowed` lists the key's endpoint rules or accounts where it is about them.
     pub fn denial(&self, now: UnixMicros, allowed: &str) -> Denial {
         let retry_after_s = match self {
             Deny::OverCap { day, .. } | Deny::OverRequests { day, .. } => {
                 Some(now.seconds_until(day.end()).max(1))
             }
             Deny::Clock(objection) => Some(objection.retry_after_s()),
+            Deny::Restriction(restriction) => restriction.retry_after_s(),
             Deny::AuditUnavailable | Deny::Draining | Deny::AdminUnavailable | Deny::ControlUnavailable => {
                 Some(1)
             }
@@ -228,13 +236,12 @@ impl fmt::Display for Explained<'_> {
                  allows it: `*` may stand for an id only, and `**` never fits.",
             ),
             Deny::Vendor => f.write_str("keybrake: this key is for another vendor, or there is no such vendor here."),
-            Deny::Account => f.write_str(
-                "keybrake: this key may not act on another account: leave out Stripe-Account and Stripe-Context.",
-            ),
+            Deny::Account => restriction::Accounts(self.allowed).fmt(f),
             Deny::Unpriced(why) => write!(f, "keybrake: this key has a spend cap, and this call cannot be priced: {why}."),
             Deny::Currency => f.write_str(
                 "keybrake: this key has a spend cap in USD, and there is no rate for the currency of this call.",
             ),
+            Deny::Restriction(restriction) => restriction.fmt(f),
             Deny::OverCap { quote, left, cap, day, above } => write!(
                 f,
                 "keybrake: daily cap{} reached: this call may cost ${quote}, ${left} of ${cap} is left today. The cap \
@@ -291,6 +298,7 @@ impl Denial {
         let name = match self.status {
             401 => "invalid_api_key",
             403 => "restricted_api_key",
+            429 if matches!(self.code, "rate_limited" | "vendor_quota") => "rate_limit_exceeded",
             429 => "daily_quota_exceeded",
             400..=428 => "validation_error",
             _ => "application_error",

@@ -4,25 +4,28 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Instant;
 
-use keybrake_proto::catalog::price::{self, Priced, QuoteError};
+use keybrake_proto::catalog::price::{self, Priced, Quote, QuoteError};
 use keybrake_proto::catalog::{Call, Catalog, Operation, Price};
-use keybrake_proto::deny::Deny;
+use keybrake_proto::deny::{Deny, Restriction};
 use keybrake_proto::form;
 use keybrake_proto::http1::{BodyFraming, Method, encode};
 use keybrake_proto::idempotency::{Answer, Identity};
 use keybrake_proto::json;
 use keybrake_proto::key;
 use keybrake_proto::money::Micros;
-use keybrake_proto::policy::Permit;
+use keybrake_proto::policy::params::{Body, Parameters};
+use keybrake_proto::policy::{Permit, retry_after_s};
 use keybrake_proto::route::{Route, route};
 use ring::digest;
 
 use super::row::Trace;
 use crate::downstream::Downstream;
 use crate::hold::Hold;
+use crate::pacing::{self, Taken, Turn};
 use crate::pool::Pool;
 use crate::registry::KeyEntry;
 use crate::shard::Shard;
+use crate::tokens::TooFast;
 use crate::upstream::{self, Admitted, Fault, Outgoing, Reply};
 
 /// The vendor account of every credential.
@@ -77,7 +80,7 @@ pub(super) fn recognize(
         shard.metrics.wrong_keys.add(1);
         return Err(Deny::Unauthorized);
     };
-    trace.recognized(&entry);
+    trace.recognized(agent, &entry);
     if !entry.is_open(shard.clock.expiry(shard.now())) {
         return Err(Deny::Unauthorized);
     }
@@ -100,13 +103,31 @@ pub(super) fn recognize(
     if head.is_get_with_body() {
         return Err(Deny::Malformed { status: 400, problem: "a GET must not have a body".into() });
     }
-    if catalog.account_fields.iter().any(|name| head.field(input, name).is_some()) {
-        return Err(Deny::Account);
-    }
+    judge_account(agent, catalog, &entry)?;
     let permit = entry.record.policy.permit(&call)?;
+    // Before the body is read: what is too fast costs nothing more.
+    entry.rate.take(trace.began()).map_err(too_fast)?;
     let target =
         Target { pool, operation: call.operation, method: head.method(), path_bytes: path.len(), entry };
     Ok((target, permit))
+}
+
+/// Refuses a header that switches the account, unless the policy names that very account (rule A4). One that is there
+/// twice, or beside another one, or that would not be sent on, has more than one reading.
+fn judge_account(agent: &Downstream, catalog: &Catalog, entry: &KeyEntry) -> Result<(), Deny> {
+    let (head, input) = (agent.head(), agent.input());
+    let mut named = catalog.account_fields.iter().filter_map(|name| Some((*name, head.field(input, name)?)));
+    let Some((name, account)) = named.next() else { return Ok(()) };
+    let is_plain =
+        named.next().is_none() && !head.repeats(input, name) && !head.drops(input, name.as_bytes());
+    let is_allowed = entry.record.policy.restrictions.allows_account(account);
+    if is_plain && is_allowed { Ok(()) } else { Err(Deny::Account) }
+}
+
+fn too_fast(too_fast: TooFast) -> Deny {
+    let TooFast { rate, wait } = too_fast;
+    let wait_ns = u64::try_from(wait.as_nanos()).unwrap_or(u64::MAX);
+    Deny::Restriction(Restriction::Rate { rate, retry_after_s: retry_after_s(wait_ns) })
 }
 
 /// The key in the vendor's credential slot; `None` for one that is unknown or malformed.
@@ -118,6 +139,79 @@ fn find_key(shard: &Shard, agent: &Downstream) -> Option<Arc<KeyEntry>> {
     shard.registry.borrow().find(&digest).map(Arc::clone)
 }
 
+/// Waits for a turn within the vendor's quota, where it has one. What the policy refuses anyway does not wait.
+///
+/// It stands before money: nothing is held while a request waits, so that neither its cap nor its day is bound by the
+/// wait, and [`admit`] decides everything anew behind it. Once something is held there is no wait but for the disk and
+/// the vendor.
+pub(super) async fn pace(
+    shard: &Rc<Shard>,
+    agent: &Downstream,
+    target: &Target,
+    trace: &mut Trace,
+) -> Result<Taken, Deny> {
+    let Some(pacer) = &target.pool(shard).vendor.pacer else { return Ok(Taken::free()) };
+    if pacer.try_take(Instant::now()) {
+        return Ok(Taken::of(pacer));
+    }
+    judge(shard, agent, target, trace)?;
+    shard.metrics.turns_waited.add(1);
+    match shard.turn(pacer, target.entry.record.id).await {
+        Turn::Granted => Ok(Taken::of(pacer)),
+        Turn::Refused => {
+            let retry_after_s = pacing::WAIT_MAX.as_secs().max(1);
+            Err(Deny::Restriction(Restriction::VendorQuota { retry_after_s }))
+        }
+    }
+}
+
+/// Judges parameters and cost. Nothing is kept aside yet.
+fn judge(shard: &Shard, agent: &Downstream, target: &Target, trace: &mut Trace) -> Result<(), Deny> {
+    let (head, input) = (agent.head(), agent.input());
+    let catalog = target.vendor(shard);
+    judge_form(agent, target, catalog)?;
+    let restrictions = &target.entry.record.policy.restrictions;
+    let call = Call { path: target.path(head.path(input)), ..target.call() };
+    let query = head.query(input).unwrap_or_default();
+    let body = body(agent, call.path, catalog);
+    restrictions.params.allow(&Parameters { call: &call, query, body })?;
+    let request =
+        Priced { content_type: head.content_type(input), query: head.query(input), body: agent.body() };
+    trace.quote = match price::quote(target.price(), request, target.entry.bound()) {
+        Err(QuoteError::Unpriced(why)) => at_most(target.price(), restrictions.max_usd_per_call, why)?,
+        quote => quote.map_err(unquoted)?,
+    };
+    trace.held = trace.quote.amount;
+    match restrictions.max_usd_per_call {
+        Some(most) if trace.quote.amount > most => {
+            Err(Deny::Restriction(Restriction::CallTooLarge { quote: trace.quote.amount, most }))
+        }
+        Some(_) | None => Ok(()),
+    }
+}
+
+/// The quote of a call of which no price is known: the most that one call of the key may cost.
+///
+/// A call that states an amount where it means all that is left has a price, and the vendor knows it: no bound of the
+/// policy makes it smaller.
+fn at_most(price: Price, most: Option<Micros>, why: &'static str) -> Result<Quote, Deny> {
+    let has_no_price = matches!(price, Price::Unpriced(_) | Price::FreeWithout(_));
+    let amount = most.filter(|_| has_no_price).ok_or(Deny::Unpriced(why))?;
+    Ok(Quote { amount, ..Quote::default() })
+}
+
+/// The body in the form that the vendor reads at this path.
+fn body<'a>(agent: &'a Downstream, path: &[u8], catalog: &Catalog) -> Body<'a> {
+    let content_type = agent.head().content_type(agent.input());
+    let is_of = |kind: fn(&[u8]) -> bool| content_type.is_some_and(kind);
+    match path.starts_with(catalog.form_paths.as_bytes()) {
+        _ if agent.body().is_empty() => Body::Form(b""),
+        true if is_of(price::is_form) => Body::Form(agent.body()),
+        false if is_of(json::is_json) => Body::Json(agent.body()),
+        true | false => Body::Other,
+    }
+}
+
 /// Prices the request, keeps the quote aside and records the intent. Nothing is awaited here: what
 /// was checked is what is held.
 pub(super) fn admit(
@@ -127,13 +221,8 @@ pub(super) fn admit(
     target: &Target,
     trace: &mut Trace,
 ) -> Result<Admitted, Deny> {
-    let (head, input) = (agent.head(), agent.input());
-    judge_form(agent, target, target.vendor(shard))?;
-    let request =
-        Priced { content_type: head.content_type(input), query: head.query(input), body: agent.body() };
+    judge(shard, agent, target, trace)?;
     let entry = &target.entry;
-    trace.quote = price::quote(target.price(), request, entry.bound()).map_err(unquoted)?;
-    trace.held = trace.quote.amount;
     if shard.is_draining() {
         return Err(Deny::Draining);
     }
@@ -266,8 +355,10 @@ pub(super) async fn forward(
     let (head, input) = (agent.head(), agent.input());
     let pool = target.pool(shard);
     let path = target.path(head.path(input));
-    let allowed = pool.vendor.catalog.request_fields;
-    let is_allowed = |name: &[u8]| allowed.iter().any(|field| field.as_bytes().eq_ignore_ascii_case(name));
+    let catalog = pool.vendor.catalog;
+    // An account that the policy does not name was refused when the request was recognized.
+    let allowed = catalog.request_fields.iter().chain(catalog.account_fields);
+    let is_allowed = |name: &[u8]| allowed.clone().any(|field| field.as_bytes().eq_ignore_ascii_case(name));
     let idempotency_key = head.idempotency_key(input).map(|key| namespaced(&target.entry, key));
     let mut fields: Vec<(&[u8], &[u8])> = Vec::with_capacity(16);
     for (name, value) in head.fields(input) {

@@ -177,8 +177,7 @@ pub enum End {
 /// it is until it is resolved.
 pub fn end(price: Price, quote: &Quote, status: u16, body: Option<&[u8]>) -> End {
     let Price::AmountInRequest(rule) = price else {
-        // A quote of zero ends the same in each way.
-        return End::Settle(Micros::ZERO);
+        return end_without_amount(quote, status);
     };
     match status {
         200..=299 => match body {
@@ -190,6 +189,18 @@ pub fn end(price: Price, quote: &Quote, status: u16, body: Option<&[u8]>) -> End
             End::Settle(quote.amount)
         }
         // rule Q7: 408, 409 and 425 do not say that nothing happened; Stripe's 429 does.
+        408 | 409 | 425 => End::InDoubt,
+        400..=499 => End::Release,
+        _ => End::InDoubt,
+    }
+}
+
+/// The end of a call whose reply says nothing of its cost: free, or held at what one call may cost.
+fn end_without_amount(quote: &Quote, status: u16) -> End {
+    match status {
+        // A quote of zero ends the same in each way.
+        _ if quote.amount == Micros::ZERO => End::Settle(Micros::ZERO),
+        200..=299 => End::Settle(quote.amount),
         408 | 409 | 425 => End::InDoubt,
         400..=499 => End::Release,
         _ => End::InDoubt,
@@ -290,6 +301,24 @@ mod tests {
         assert_eq!(quote(price("/v1/subscriptions"), priced(""), Bound::Uncapped), Ok(Quote::default()));
         let euros = quote(price("/v1/charges"), priced("amount=5&currency=eur"), Bound::Uncapped).unwrap();
         assert_eq!((euros.amount, euros.amount_minor), (Micros::ZERO, Some(5)));
+    }
+
+    #[test]
+    fn m7_a_call_held_at_the_most_it_may_cost_ends_by_its_status() {
+        let held = Quote { amount: Micros::from_cents(500).unwrap(), ..Quote::default() };
+        let unpriced = price("/v1/subscriptions");
+        for (status, expected) in [
+            (200, End::Settle(held.amount)),
+            (400, End::Release),
+            (402, End::Release),
+            (429, End::Release),
+            (409, End::InDoubt),
+            (500, End::InDoubt),
+            (302, End::InDoubt),
+        ] {
+            assert_eq!(end(unpriced, &held, status, None), expected, "{status}");
+            assert_eq!(end(unpriced, &Quote::default(), status, None), End::Settle(Micros::ZERO), "{status}");
+        }
     }
 
     #[test]
