@@ -132,7 +132,14 @@ mod tests {
             parent.is_within(&Restrictions::default()).is_err(),
             "accounts need a parent that names them"
         );
-        assert_eq!(restrictions("{}").is_within(&parent).unwrap_err().field, "params");
+        // What is missing is wider, where it was not inherited.
+        for (parent, field) in [
+            (PARENT, "params"),
+            (r#"{"max_usd_per_call": 5}"#, "max_usd_per_call"),
+            (r#"{"rate_limit_rps": 5}"#, "rate_limit_rps"),
+        ] {
+            assert_eq!(restrictions("{}").is_within(&restrictions(parent)).unwrap_err().field, field);
+        }
     }
 
     #[test]
