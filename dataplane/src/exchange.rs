@@ -1,7 +1,7 @@
 //! The hot path: one request from its parsed head to its outcome.
 //!
 //! ```text
-//!  recognize -> read the body -> admit (quote, hold, intent) -> upstream::forward -> settle -> row -> reply
+//!  recognize -> read the body -> a turn at the vendor -> admit (quote, hold, intent) -> upstream::forward -> settle -> row -> reply
 //! ```
 //! Every request that is not forwarded ends in [`refuse`]; every hold ends in settle, release or doubt.
 
@@ -76,6 +76,16 @@ async fn run(shard: &Rc<Shard>, agent: &mut Downstream) -> After {
             return deny(shard, agent, &trace, &reason, Ending::denied(None)).await;
         }
     }
+    trace.read(agent);
+    if let Err(reason) = admission::judge(agent, &target, target.vendor(shard)) {
+        return refuse(shard, agent, &trace, &reason).await;
+    }
+    // Like the body it is waited for before money: nothing is held meanwhile, and whatever changes is seen by
+    // admission, which comes behind it.
+    let turn = match admission::pace(shard, &target).await {
+        Ok(turn) => turn,
+        Err(reason) => return refuse(shard, agent, &trace, &reason).await,
+    };
     let ground = match look_up::prepare(shard, agent, &permit, &target, &trace).await {
         Ok(ground) => ground,
         Err(reason) => return refuse(shard, agent, &trace, &reason).await,
@@ -84,6 +94,7 @@ async fn run(shard: &Rc<Shard>, agent: &mut Downstream) -> After {
         Ok(admitted) => admitted,
         Err(reason) => return refuse(shard, agent, &trace, &reason).await,
     };
+    turn.used();
     // The money must be on disk before its request can move it.
     if trace.held > Micros::ZERO && shard.journal.durable().await.is_err() {
         let Admitted { hold, ticket, .. } = admitted;
@@ -274,7 +285,7 @@ async fn deny(
     let has_room = shard.journal.has_room();
     // A denial without a row would be unseen, and keeping its row would fill the memory (rule N5).
     let reason = if ending.ended.is_none() && !has_room { &Deny::AuditUnavailable } else { reason };
-    let allowed = if matches!(reason, Deny::Endpoint { .. }) { trace.allowed() } else { String::new() };
+    let allowed = trace.allowed(reason);
     let denial = reason.denial(shard.now(), &allowed);
     let is_decision = ending.outcome == Outcome::Denied;
     let ending = Ending {

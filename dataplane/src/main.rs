@@ -5,6 +5,7 @@
 //!  ├ worker-0 … worker-N   one pinned thread, one runtime, one shard each; they never block
 //!  ├ storage               owns RocksDB: keys, spend, audit rows
 //!  ├ resolver              getaddrinfo, which blocks
+//!  ├ pacer-<vendor>        turns at a vendor that has a quota
 //!  └ control               the Unix socket of the admin process
 //! ```
 //! Threads meet only in queues: shards' mailboxes, storage's records, channels for answers. What
@@ -30,6 +31,7 @@ mod mailbox;
 mod marks;
 mod metrics;
 mod objects;
+mod pacing;
 mod pool;
 mod progress;
 mod recovery;
@@ -45,6 +47,7 @@ mod simulation;
 mod state;
 mod storage;
 mod tls;
+mod tokens;
 mod transport;
 mod upstream;
 mod worker;

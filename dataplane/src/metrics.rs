@@ -40,6 +40,7 @@ pub(crate) struct Metrics {
     pub(crate) connections_refused: Count,
     pub(crate) vendor_connections_opened: Count,
     pub(crate) vendor_connections_reused: Count,
+    pub(crate) turns_waited: Count,
     pub(crate) panics: Count,
 }
 
@@ -94,6 +95,12 @@ pub(crate) fn counters(shards: &[std::sync::Arc<Metrics>]) -> Vec<Counter> {
         plain("vendor_connections_reused_total", "counter", "Exchanges on a kept vendor connection.", |of| {
             &of.vendor_connections_reused
         }),
+        plain(
+            "turns_waited_total",
+            "counter",
+            "Requests that waited for a turn within a vendor's quota.",
+            |of| &of.turns_waited,
+        ),
         plain("panics_total", "counter", "Connections that ended by a bug of keybrake.", |of| &of.panics),
     ]
 }

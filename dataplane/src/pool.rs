@@ -10,12 +10,14 @@ use std::time::{Duration, Instant};
 use keybrake_proto::catalog::Catalog;
 use keybrake_proto::config::{self, Origin};
 use keybrake_proto::http1::ReplyHead;
+use keybrake_proto::policy::Rate;
 use keybrake_proto::secret::Secret;
 use rustls::ClientConfig;
 use rustls::pki_types::ServerName;
 
 use crate::deadline::{Deadline, Deadlines};
 use crate::metrics::Metrics;
+use crate::pacing::Pacer;
 use crate::resolve::{self, AddressPolicy};
 use crate::rt::Tcp;
 use crate::tls::{self, TlsStream};
@@ -40,6 +42,8 @@ pub(crate) struct Vendor {
     pub(crate) authority: String,
     /// The whole `Authorization` line with the real credential.
     pub(crate) authorization: Secret,
+    /// Where the credential has a quota.
+    pub(crate) pacer: Option<Arc<Pacer>>,
     tls: Option<(Arc<ClientConfig>, ServerName<'static>)>,
 }
 
@@ -56,7 +60,13 @@ impl Vendor {
         };
         let line = [b"Authorization: Bearer ", credential.expose(), b"\r\n"].concat();
         let authority = origin.authority();
-        Ok(Vendor { catalog, origin, authority, authorization: Secret::new(line), tls, config })
+        let pacer = match config.quota_rps.and_then(Rate::per_second) {
+            Some(quota) => {
+                Some(Arc::new(Pacer::start(&config.name, quota).map_err(|error| error.to_string())?))
+            }
+            None => None,
+        };
+        Ok(Vendor { pacer, catalog, origin, authority, authorization: Secret::new(line), tls, config })
     }
 
     /// Which addresses the name may have (rule E2).

@@ -14,6 +14,7 @@ use keybrake_proto::time::UnixMicros;
 use serde::{Deserialize, Serialize};
 
 use crate::account::Account;
+use crate::tokens::KeyRate;
 
 /// A key as stored: never its text, only the digest.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -37,6 +38,8 @@ pub(crate) struct KeyEntry {
     pub(crate) record: KeyRecord,
     /// Its money.
     pub(crate) account: Account,
+    /// Its pace, and that of the keys above it.
+    pub(crate) rate: KeyRate,
     /// When it was revoked, in microseconds; 0 is not.
     revoked_at: AtomicU64,
     /// What it has in doubt, in micro-USD; part of what is held.
@@ -52,7 +55,8 @@ impl KeyEntry {
         let revoked_at = AtomicU64::new(record.revoked_at.map_or(0, |at| at.0));
         let revoke_is_durable = AtomicBool::new(record.revoked_at.is_some());
         let in_doubt = AtomicU64::new(in_doubt.as_u64());
-        let entry = KeyEntry { record, account, revoked_at, in_doubt, revoke_is_durable };
+        let rate = KeyRate::new(record.policy.restrictions.rate_limit_rps, None);
+        let entry = KeyEntry { record, account, rate, revoked_at, in_doubt, revoke_is_durable };
         if entry.revoked_at().is_some() {
             entry.account.close();
         }
@@ -109,7 +113,8 @@ impl KeyEntry {
 
     /// Whether calls must have a price.
     pub(crate) fn bound(&self) -> Bound {
-        if self.account.has_usd_cap() { Bound::Capped } else { Bound::Uncapped }
+        let is_bounded = self.record.policy.restrictions.max_usd_per_call.is_some();
+        if is_bounded || self.account.has_usd_cap() { Bound::Capped } else { Bound::Uncapped }
     }
 }
 

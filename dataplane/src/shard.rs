@@ -11,6 +11,7 @@ use crossbeam_channel::Sender;
 use futures_channel::oneshot;
 use keybrake_proto::catalog::currency::Rates;
 use keybrake_proto::config::Config;
+use keybrake_proto::key::KeyId;
 use keybrake_proto::time::{Day, UnixMicros};
 
 use crate::clock::{self, Clock};
@@ -22,6 +23,7 @@ use crate::lease::{self, Lease};
 use crate::mailbox::Mailbox;
 use crate::metrics::Metrics;
 use crate::objects::Objects;
+use crate::pacing::{Pacer, Turn};
 use crate::pool::{Pool, Vendor, VendorConnection};
 use crate::registry::{KeyEntry, Registry};
 use crate::resolve::{ResolveError, ResolverHandle};
@@ -37,6 +39,8 @@ pub(crate) enum Message {
     Revoked { keys: KeySet, at_vendor: AtVendor, ack: Ack },
     /// The resolver's answer for an exchange of this shard.
     Resolved { answer: Result<Vec<SocketAddr>, ResolveError>, waiting: oneshot::Sender<Resolved> },
+    /// The pacer's answer for an exchange of this shard.
+    Turn { turn: Turn, waiting: oneshot::Sender<Turn> },
     /// The committer's news.
     Journal(journal::Event),
     /// Admit nothing new, finish what runs.
@@ -169,6 +173,9 @@ impl Shard {
                 Message::Resolved { answer, waiting } => {
                     waiting.send(answer).ok();
                 }
+                Message::Turn { turn, waiting } => {
+                    waiting.send(turn).ok();
+                }
                 Message::Journal(event) => self.journal.obey(event),
                 Message::Drain => self.begin_drain(),
                 Message::Cut => self.deadlines.cut_all(),
@@ -274,6 +281,15 @@ impl Shard {
             }
         };
         pool.open(addresses, &self.deadlines, &self.metrics).await
+    }
+
+    /// Waits for a turn of `key` within a vendor's quota; the pacer bounds the wait.
+    pub(crate) async fn turn(&self, pacer: &Pacer, key: KeyId) -> Turn {
+        let (waiting, answer) = oneshot::channel();
+        let mailbox = self.mailbox.clone();
+        let told = move |turn| mailbox.post(Message::Turn { turn, waiting });
+        pacer.ask(key, Instant::now(), Box::new(told));
+        answer.await.unwrap_or(Turn::Refused)
     }
 
     async fn resolve(&self, host: String, port: u16, limit: Duration) -> io::Result<Vec<SocketAddr>> {

@@ -38,6 +38,7 @@ fn revoked(key: usize) -> KeyRecord {
             total_usd_cap: None,
             daily_request_budget: None,
             expires_at: None,
+            restrictions: Default::default(),
         },
         label: None,
         agent_run_label: None,

@@ -240,6 +240,9 @@ pub struct Vendor {
     /// The most idle connections each worker keeps.
     #[serde(default = "default_idle_connections_max")]
     pub idle_connections_max: usize,
+    /// Requests per second that all keys together send under the credential; absent: as many as come.
+    #[serde(default)]
+    pub quota_rps: Option<u32>,
 }
 
 const fn default_timeout_s() -> u64 {

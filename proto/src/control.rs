@@ -13,7 +13,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::key::KeyId;
 use crate::money::{Micros, usd};
-use crate::policy::{KeySpec, Rule};
+use crate::policy::{KeySpec, Restrictions, Rule};
 pub use revoke::{
     NotARevoke, REVOKE_IDS_MAX, REVOKED_IDS_MAX, Revoke, RevokeSpec, Revoked, SPOOL_BYTES_MAX, SPOOL_NAME,
     SPOOL_SUFFIX, Selector, SpoolDamaged, Spooled,
@@ -213,6 +213,9 @@ pub struct KeyView {
     pub revoked_at: Option<String>,
     /// The texts of its audit rows.
     pub metadata: std::collections::BTreeMap<String, String>,
+    /// What its policy restricts besides.
+    #[serde(flatten)]
+    pub restrictions: Restrictions,
 }
 
 /// Whether a key admits anything.

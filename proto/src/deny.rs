@@ -3,6 +3,8 @@
 //! The body is one JSON object that all six official SDKs read right, as measured with each. Nothing an
 //! agent sent is echoed (rule S4).
 
+mod restriction;
+
 use std::borrow::Cow;
 use std::fmt;
 
@@ -14,6 +16,7 @@ use crate::key::KeyId;
 use crate::ledger::chain::{Limit, Over, Refusal};
 use crate::money::Micros;
 use crate::time::{Day, UnixMicros};
+pub use restriction::Restriction;
 
 /// Why a request was not forwarded, or its reply not delivered. Status and `code` are public API:
 /// add a variant, never change one.
@@ -28,7 +31,7 @@ pub enum Deny {
     },
     /// The key is for another vendor, or no such vendor is configured.
     Vendor,
-    /// The request names another account of the vendor, and no policy can allow that yet.
+    /// The request names an account of the vendor that the policy does not name.
     Account,
     /// No bound of the cost is known, and the key has a cap. The text says what is missing.
     Unpriced(&'static str),
@@ -36,6 +39,8 @@ pub enum Deny {
     Currency(NoRate),
     /// The object of the vendor's that the call acts on: nothing was sent.
     Object(ObjectFault),
+    /// What the key restricts beside endpoints and caps, or its vendor's quota.
+    Restriction(Restriction),
     /// The quote does not fit. `left` is what would have, on `day`.
     OverCap {
         /// What the call would cost at most.
@@ -143,6 +148,7 @@ impl Deny {
             Deny::Endpoint { .. } | Deny::Vendor | Deny::Account | Deny::Unpriced(_) | Deny::Currency(_) => {
                 403
             }
+            Deny::Restriction(restriction) => restriction.status(),
             Deny::NotFound | Deny::Object(ObjectFault::NotFound) => 404,
             Deny::OverCap { .. }
             | Deny::OverTotal { .. }
@@ -171,6 +177,7 @@ impl Deny {
             Deny::Object(ObjectFault::Busy) => "object_busy",
             Deny::Object(ObjectFault::NotFound) => "object_not_found",
             Deny::Object(ObjectFault::Unread) => "look_up_failed",
+            Deny::Restriction(restriction) => restriction.code(),
             Deny::OverCap { .. } => "daily_cap_exceeded",
             Deny::OverTotal { .. } => "total_cap_exceeded",
             Deny::OverRequests { .. } => "request_budget_exceeded",
@@ -187,13 +194,14 @@ impl Deny {
         }
     }
 
-    /// The refusal as it goes out at `now`. `allowed` lists the key's rules where one matched.
+    /// The refusal as it goes out at `now`. `allowed` lists the key's endpoint rules or accounts where it is about them.
     pub fn denial(&self, now: UnixMicros, allowed: &str) -> Denial {
         let retry_after_s = match self {
             Deny::OverCap { day, .. } | Deny::OverRequests { day, .. } => {
                 Some(now.seconds_until(day.end()).max(1))
             }
             Deny::Clock(objection) => Some(objection.retry_after_s()),
+            Deny::Restriction(restriction) => restriction.retry_after_s(),
             Deny::AuditUnavailable
             | Deny::Draining
             | Deny::AdminUnavailable
@@ -253,12 +261,11 @@ impl fmt::Display for Explained<'_> {
                  allows it: `*` may stand for an id only, and `**` never fits.",
             ),
             Deny::Vendor => f.write_str("keybrake: this key is for another vendor, or there is no such vendor here."),
-            Deny::Account => f.write_str(
-                "keybrake: this key may not act on another account: leave out Stripe-Account and Stripe-Context.",
-            ),
+            Deny::Account => restriction::Accounts(self.allowed).fmt(f),
             Deny::Unpriced(why) => write!(f, "keybrake: this key has a spend cap, and this call cannot be priced: {why}."),
             Deny::Currency(no_rate) => explain_currency(*no_rate, f),
             Deny::Object(fault) => f.write_str(explain_object(*fault)),
+            Deny::Restriction(restriction) => restriction.fmt(f),
             Deny::OverCap { quote, left, cap, day, above } => write!(
                 f,
                 "keybrake: daily cap{} reached: this call may cost ${quote}, ${left} of ${cap} is left today. The cap \
@@ -346,6 +353,7 @@ impl Denial {
         let name = match self.status {
             401 => "invalid_api_key",
             403 => "restricted_api_key",
+            429 if matches!(self.code, "rate_limited" | "vendor_quota") => "rate_limit_exceeded",
             429 => "daily_quota_exceeded",
             400..=428 => "validation_error",
             _ => "application_error",

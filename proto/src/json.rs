@@ -4,10 +4,16 @@
 //! Only the top level is seen: equal names further down are decoys. Numbers other than plain unsigned integers are
 //! reported, not rounded: no float is ever made.
 
+mod find;
+mod metadata;
+
 use std::borrow::Cow;
 use std::fmt;
 
 use serde::de::{DeserializeSeed, Deserializer, Error, IgnoredAny, MapAccess, SeqAccess, Visitor};
+
+pub use find::{Found, find};
+pub use metadata::metadata;
 
 /// Arrays and objects inside each other, the outer object counted. Vendors' bodies stay below ten.
 pub const DEPTH_MAX: usize = 64;
@@ -59,6 +65,13 @@ impl fmt::Display for JsonError {
 }
 
 impl std::error::Error for JsonError {}
+
+/// Exactly the JSON type, with or without a `charset=utf-8`.
+pub fn is_json(content_type: &[u8]) -> bool {
+    let mut parts = content_type.split(|byte| *byte == b';').map(<[u8]>::trim_ascii);
+    let is_json = parts.next().is_some_and(|kind| kind.eq_ignore_ascii_case(b"application/json"));
+    is_json && parts.all(|parameter| parameter.eq_ignore_ascii_case(b"charset=utf-8"))
+}
 
 /// Reads the members `names` of the object that `body` is, `None` for each that is not there. `names` are distinct.
 ///

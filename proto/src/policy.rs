@@ -1,8 +1,14 @@
 //! What a key may do. A [`Policy`] that exists is valid; the default is deny.
 
+pub mod params;
+mod rate;
+mod restrictions;
 mod rule;
 mod spec;
 
+pub use params::{ParamRule, Params};
+pub use rate::{Bucket, NotARate, Rate, retry_after_s};
+pub use restrictions::Restrictions;
 pub use rule::{Rule, RuleError};
 pub use spec::{KeySpec, SpecError};
 
@@ -33,6 +39,9 @@ pub struct Policy {
     /// From this instant on it admits nothing.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub expires_at: Option<UnixMicros>,
+    /// What it restricts besides.
+    #[serde(flatten)]
+    pub restrictions: Restrictions,
 }
 
 /// Proof that a policy allowed a call. Only [`Policy::permit`] makes one.
@@ -50,8 +59,9 @@ impl Permit {
 impl Policy {
     /// Allows `call` or says which rule of the policy forbids it.
     ///
-    /// It looks at the endpoint alone: expiry, revocation and the cap are the account's, and
-    /// whether the vendor is the key's own is the caller's to have checked.
+    /// It looks at the endpoint alone: parameters are judged once the body is there
+    /// ([`Params::allow`]), expiry, revocation and the cap are the account's, and whether the vendor is
+    /// the key's own is the caller's to have checked.
     pub fn permit(&self, call: &Call<'_>) -> Result<Permit, Deny> {
         if self.allowed_endpoints.iter().any(|rule| rule.allows(call)) {
             Ok(Permit(()))

@@ -172,8 +172,12 @@ fn expected(field: &str) -> Option<&'static str> {
         "allowed_endpoints" => {
             "write a list of rules, such as [\"POST /v1/charges\", \"GET /v1/customers/*\"]"
         }
-        "daily_usd_cap" | "total_usd_cap" => "write a number of USD, such as 50 or 150.5",
+        "daily_usd_cap" | "total_usd_cap" | "max_usd_per_call" => {
+            "write a number of USD, such as 50 or 150.5"
+        }
         "expires_at" => "write RFC 3339 in UTC, such as \"2026-11-22T00:00:00Z\"",
+        "params" => "write a list of rules, such as [{\"name\": \"currency\", \"in\": [\"usd\"]}]",
+        "stripe_accounts" => "write a list of accounts, such as [\"acct_1032D82eZvKYlo2C\"]",
         "label" | "agent_run_label" => "write a text",
         "metadata" => "write an object of texts, such as {\"agent_id\": \"billing_agent\"}",
         _ => return None,
@@ -181,14 +185,7 @@ fn expected(field: &str) -> Option<&'static str> {
 }
 
 fn is_field(name: &str) -> bool {
-    const OTHERS: [&str; 6] = [
-        "expires_in",
-        "max_usd_per_call",
-        "daily_request_budget",
-        "rate_limit_rps",
-        "params",
-        "parent_vault_key",
-    ];
+    const OTHERS: [&str; 4] = ["expires_in", "daily_request_budget", "rate_limit_rps", "parent_vault_key"];
     expected(name).is_some() || OTHERS.contains(&name)
 }
 
@@ -233,7 +230,15 @@ mod tests {
         check(&stripe(r#""total_usd_cap": "5""#), invalid, Some("total_usd_cap"), "a number of USD").await;
         let budget = "daily_request_budget";
         check(&stripe(r#""daily_request_budget": 0"#), invalid, Some(budget), "from 1 to 1000000000").await;
-        check(&stripe(r#""rate_limit_rps": 5"#), invalid, Some("rate_limit_rps"), "not enforced").await;
+        let parent = "parent_vault_key";
+        check(&stripe(r#""parent_vault_key": "x""#), invalid, Some(parent), "not enforced").await;
+        check(&stripe(r#""rate_limit_rps": "5""#), invalid, Some("rate_limit_rps"), "number").await;
+        check(&stripe(r#""rate_limit_rps": 0"#), invalid, Some("rate_limit_rps"), "is not a rate").await;
+        check(&stripe(r#""max_usd_per_call": "5""#), invalid, Some("max_usd_per_call"), "a number of USD")
+            .await;
+        check(&stripe(r#""params": {"currency": "usd"}"#), invalid, Some("params"), "list of rules").await;
+        check(&stripe(r#""params": [{"name": "a", "in": []}]"#), invalid, Some("params"), "a: in needs 1")
+            .await;
         check(&stripe(r#""vendor": "stripe""#), "invalid_body", None, "duplicate field").await;
     }
 

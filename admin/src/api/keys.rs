@@ -10,7 +10,7 @@ use axum::response::{IntoResponse as _, Response};
 use keybrake_proto::control::{KeyStatus, KeyView, LIST_KEYS_MAX, Reply, Request};
 use keybrake_proto::key::KeyId;
 use keybrake_proto::money::{Micros, usd};
-use keybrake_proto::policy::Rule;
+use keybrake_proto::policy::{Restrictions, Rule};
 use serde::Serialize;
 
 use super::Api;
@@ -48,6 +48,8 @@ struct PolicyView {
     total_usd_cap: Option<Micros>,
     daily_request_budget: Option<u32>,
     expires_at: Option<String>,
+    #[serde(flatten)]
+    restrictions: Restrictions,
 }
 
 /// `POST /vault/keys` and `POST /vault_keys`.
@@ -82,6 +84,7 @@ pub(super) async fn issue(
             total_usd_cap: key.total_usd_cap,
             daily_request_budget: key.daily_request_budget,
             expires_at: key.expires_at,
+            restrictions: key.restrictions,
         },
         metadata: key.metadata,
     };
@@ -140,6 +143,8 @@ struct Own {
     requests_today: Option<u64>,
     resets_at: String,
     expires_at: Option<String>,
+    #[serde(flatten)]
+    restrictions: Restrictions,
 }
 
 /// `GET /vault/keys/self`.
@@ -173,6 +178,7 @@ pub(super) async fn own(
         requests_today: key.requests_today,
         resets_at: key.resets_at,
         expires_at: key.expires_at,
+        restrictions: key.restrictions,
     }))
 }
 

@@ -8,7 +8,7 @@ use clap::{Args, Subcommand};
 use keybrake_proto::control::{KeyStatus, KeyView};
 use keybrake_proto::key::KeyId;
 use keybrake_proto::money::Micros;
-use keybrake_proto::policy::{KeySpec, Rule};
+use keybrake_proto::policy::{KeySpec, ParamRule, Rate, Restrictions, Rule};
 use keybrake_proto::time::{UnixMicros, parse_duration_seconds};
 use serde::Deserialize;
 use serde_json::{Value, json};
@@ -57,6 +57,20 @@ pub(super) struct Issue {
     /// The most requests it may send per UTC day, reads included.
     #[arg(long, value_name = "REQUESTS", value_parser = clap::value_parser!(u32).range(1..=1_000_000_000))]
     daily_request_budget: Option<u32>,
+    /// The most one call may cost; a call without a known price is held at it.
+    #[arg(long, value_name = "USD")]
+    max_usd_per_call: Option<Micros>,
+    /// Requests per second, such as 5 or 0.5; one second's worth may come at once.
+    #[arg(long, value_name = "RPS")]
+    rate_limit_rps: Option<Rate>,
+    /// What a parameter may hold: "NAME TEST…" with in, equals, prefix, domain, min, max, required or absent, such as
+    /// "currency in usd,eur", "amount max 5000", "to,cc,bcc domain example.com", "customer required on POST
+    /// /v1/charges"; or the rule as JSON. Repeatable.
+    #[arg(long, value_name = "RULE")]
+    param: Vec<ParamRule>,
+    /// An account that Stripe-Account may name. Repeatable.
+    #[arg(long, value_name = "ACCOUNT")]
+    stripe_account: Vec<String>,
     /// How long it lives, such as 15m, 24h or 7d.
     #[arg(long, value_name = "DURATION", value_parser = duration, conflicts_with = "expires_at")]
     expires_in: Option<u64>,
@@ -76,8 +90,8 @@ pub(super) struct Issue {
     #[arg(
         long,
         value_name = "FILE|-",
-        conflicts_with_all = ["vendor", "allow", "daily_usd_cap", "total_usd_cap", "daily_request_budget", "expires_in",
-            "expires_at", "label", "run_label", "metadata"]
+        conflicts_with_all = ["vendor", "allow", "daily_usd_cap", "total_usd_cap", "daily_request_budget",
+            "max_usd_per_call", "rate_limit_rps", "param", "stripe_account", "expires_in", "expires_at", "label", "run_label", "metadata"]
     )]
     from_json: Option<PathBuf>,
     #[command(flatten)]
@@ -194,6 +208,10 @@ fn body(arguments: &Issue) -> Result<Vec<u8>, Failure> {
         daily_usd_cap: arguments.daily_usd_cap,
         total_usd_cap: arguments.total_usd_cap,
         daily_request_budget: arguments.daily_request_budget,
+        params: arguments.param.iter().cloned().collect(),
+        max_usd_per_call: arguments.max_usd_per_call,
+        rate_limit_rps: arguments.rate_limit_rps,
+        stripe_accounts: arguments.stripe_account.clone(),
         expires_in: arguments.expires_in,
         expires_at: arguments.expires_at.clone(),
         label: arguments.label.clone(),
@@ -288,6 +306,17 @@ fn requests(key: &KeyView) -> String {
     both.map_or("no limit".to_owned(), |(today, budget)| format!("{today} / {budget}"))
 }
 
+/// What a key restricts besides, on one line.
+fn restrictions(of: &Restrictions) -> String {
+    let params = (!of.params.is_empty()).then(|| format!("params {}", json!(of.params)));
+    let accounts =
+        (!of.stripe_accounts.is_empty()).then(|| format!("accounts {}", of.stripe_accounts.join(", ")));
+    let per_call = of.max_usd_per_call.map(|most| format!("${most} per call"));
+    let rate = of.rate_limit_rps.map(|rate| format!("{rate} requests per second"));
+    let all: Vec<String> = [per_call, rate, accounts, params].into_iter().flatten().collect();
+    if all.is_empty() { "-".to_owned() } else { all.join("; ") }
+}
+
 fn show(invocation: &Invocation<'_>, arguments: &Show) -> Result<ExitCode, Failure> {
     let client = Client::new(invocation, &arguments.connection)?;
     let answer = client.get(&format!("/vault/keys/{}", arguments.id))?;
@@ -313,6 +342,7 @@ fn show(invocation: &Invocation<'_>, arguments: &Show) -> Result<ExitCode, Failu
         ("requests today", requests(&key)),
         ("resets", key.resets_at.clone()),
         ("created", key.created_at.clone()),
+        ("besides", restrictions(&key.restrictions)),
         ("expires", key.expires_at.clone().unwrap_or_else(|| "never".to_owned())),
         ("revoked", or_dash(&key.revoked_at)),
         ("metadata", if metadata.is_empty() { "-".to_owned() } else { metadata.join(", ") }),

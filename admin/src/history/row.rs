@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 /// The columns of [`Row`], in the order of its fields.
-pub(crate) const COLUMNS: [&str; 29] = [
+pub(crate) const COLUMNS: [&str; 32] = [
     "sequence",
     "ts",
     "id",
@@ -38,6 +38,9 @@ pub(crate) const COLUMNS: [&str; 29] = [
     "user_agent",
     "metadata",
     "agent_id",
+    "agent_name",
+    "agent_run_id",
+    "crew_run_id",
     "amends",
 ];
 
@@ -81,6 +84,15 @@ pub(crate) struct Row {
     pub(crate) metadata: BTreeMap<String, String>,
     /// `agent_id` of the metadata.
     pub(crate) agent_id: Option<String>,
+    /// `agent_name` of the metadata.
+    #[serde(default)]
+    pub(crate) agent_name: Option<String>,
+    /// `agent_run_id` of the metadata.
+    #[serde(default)]
+    pub(crate) agent_run_id: Option<String>,
+    /// `crew_run_id` of the metadata.
+    #[serde(default)]
+    pub(crate) crew_run_id: Option<String>,
     /// The id of the row whose amount this one replaces.
     pub(crate) amends: Option<String>,
 }
@@ -120,6 +132,9 @@ impl Row {
             client_addr: row.client_addr.to_owned(),
             user_agent: owned(row.user_agent),
             agent_id: metadata.get("agent_id").cloned(),
+            agent_name: metadata.get("agent_name").cloned(),
+            agent_run_id: metadata.get("agent_run_id").cloned(),
+            crew_run_id: metadata.get("crew_run_id").cloned(),
             metadata,
             amends: owned(row.amends),
         }

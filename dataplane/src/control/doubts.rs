@@ -168,6 +168,7 @@ mod tests {
             total_usd_cap: None,
             daily_request_budget: None,
             expires_at: None,
+            restrictions: Default::default(),
         };
         let record = KeyRecord {
             id: KeyId::from_bytes(b"aaaaaaaaaaaaaaaa").unwrap(),

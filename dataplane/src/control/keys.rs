@@ -305,6 +305,7 @@ fn view(entry: &KeyEntry, clock: &Clock) -> KeyView {
         expires_at: policy.expires_at.map(|at| at.to_string()),
         revoked_at: entry.revoked_at().map(|at| at.to_string()),
         metadata: record.metadata.clone(),
+        restrictions: policy.restrictions.clone(),
     }
 }
 

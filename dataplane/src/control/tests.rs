@@ -49,6 +49,7 @@ fn entry(number: u8, parent: Option<u8>) -> Arc<KeyEntry> {
             total_usd_cap: None,
             daily_request_budget: None,
             expires_at: None,
+            restrictions: Default::default(),
         },
         label: None,
         agent_run_label: None,

@@ -6,14 +6,15 @@ use std::time::Instant;
 
 use keybrake_proto::catalog::price::{self, Priced, QuoteError, Terms};
 use keybrake_proto::catalog::{Call, Catalog, Operation, Price};
-use keybrake_proto::deny::Deny;
+use keybrake_proto::deny::{Deny, Restriction};
 use keybrake_proto::form;
 use keybrake_proto::http1::{BodyFraming, Method, encode};
 use keybrake_proto::idempotency::{Answer, Identity};
 use keybrake_proto::json;
 use keybrake_proto::key;
 use keybrake_proto::money::Micros;
-use keybrake_proto::policy::Permit;
+use keybrake_proto::policy::params::{Body, Parameters};
+use keybrake_proto::policy::{Permit, retry_after_s};
 use keybrake_proto::route::{Route, route};
 use ring::digest;
 
@@ -21,9 +22,11 @@ use super::look_up::Ground;
 use super::row::Trace;
 use crate::downstream::Downstream;
 use crate::hold::Hold;
+use crate::pacing::{self, Taken, Turn};
 use crate::pool::Pool;
 use crate::registry::KeyEntry;
 use crate::shard::Shard;
+use crate::tokens::TooFast;
 use crate::upstream::{self, Admitted, Fault, Outgoing, Reply};
 
 /// The vendor account of every credential.
@@ -88,7 +91,7 @@ pub(super) fn recognize(
         shard.metrics.wrong_keys.add(1);
         return Err(Deny::Unauthorized);
     };
-    trace.recognized(&entry);
+    trace.recognized(agent, &entry);
     if !entry.is_open(shard.clock.expiry(shard.now())) {
         return Err(Deny::Unauthorized);
     }
@@ -111,13 +114,31 @@ pub(super) fn recognize(
     if head.is_get_with_body() {
         return Err(Deny::Malformed { status: 400, problem: "a GET must not have a body".into() });
     }
-    if catalog.account_fields.iter().any(|name| head.field(input, name).is_some()) {
-        return Err(Deny::Account);
-    }
+    judge_account(agent, catalog, &entry)?;
     let permit = entry.record.policy.permit(&call)?;
+    // Before the body is read: what is too fast costs nothing more.
+    entry.rate.take(trace.began()).map_err(too_fast)?;
     let target =
         Target { pool, operation: call.operation, method: head.method(), path_bytes: path.len(), entry };
     Ok((target, permit))
+}
+
+/// Refuses a header that switches the account, unless the policy names that very account (rule A4). One that is there
+/// twice, or beside another one, or that would not be sent on, has more than one reading.
+fn judge_account(agent: &Downstream, catalog: &Catalog, entry: &KeyEntry) -> Result<(), Deny> {
+    let (head, input) = (agent.head(), agent.input());
+    let mut named = catalog.account_fields.iter().filter_map(|name| Some((*name, head.field(input, name)?)));
+    let Some((name, account)) = named.next() else { return Ok(()) };
+    let is_plain =
+        named.next().is_none() && !head.repeats(input, name) && !head.drops(input, name.as_bytes());
+    let is_allowed = entry.record.policy.restrictions.allows_account(account);
+    if is_plain && is_allowed { Ok(()) } else { Err(Deny::Account) }
+}
+
+fn too_fast(too_fast: TooFast) -> Deny {
+    let TooFast { rate, wait } = too_fast;
+    let wait_ns = u64::try_from(wait.as_nanos()).unwrap_or(u64::MAX);
+    Deny::Restriction(Restriction::Rate { rate, retry_after_s: retry_after_s(wait_ns) })
 }
 
 /// The key in the vendor's credential slot; `None` for one that is unknown or malformed.
@@ -127,6 +148,70 @@ fn find_key(shard: &Shard, agent: &Downstream) -> Option<Arc<KeyEntry>> {
     let text = key::in_authorization(authorization, &mut scratch)?;
     let digest = shard.digester.digest(text);
     shard.registry.borrow().find(&digest).map(Arc::clone)
+}
+
+/// Judges the body and its parameters: what the policy refuses anyway neither waits nor is looked up.
+pub(super) fn judge(agent: &Downstream, target: &Target, catalog: &Catalog) -> Result<(), Deny> {
+    judge_form(agent, target, catalog)?;
+    let (head, input) = (agent.head(), agent.input());
+    let call = Call { path: target.path(head.path(input)), ..target.call() };
+    let query = head.query(input).unwrap_or_default();
+    let body = body(agent, call.path, catalog);
+    target.entry.record.policy.restrictions.params.allow(&Parameters { call: &call, query, body })
+}
+
+/// Waits for a turn within the vendor's quota, where it has one.
+///
+/// It stands before money: nothing is held while a request waits, so that neither its cap nor its day is bound by the
+/// wait, and [`admit`] decides everything anew behind it. Once something is held there is no wait but for the disk and
+/// the vendor.
+pub(super) async fn pace(shard: &Rc<Shard>, target: &Target) -> Result<Taken, Deny> {
+    let Some(pacer) = &target.pool(shard).vendor.pacer else { return Ok(Taken::free()) };
+    if pacer.try_take(Instant::now()) {
+        return Ok(Taken::of(pacer));
+    }
+    shard.metrics.turns_waited.add(1);
+    match shard.turn(pacer, target.entry.record.id).await {
+        Turn::Granted => Ok(Taken::of(pacer)),
+        Turn::Refused => {
+            let retry_after_s = pacing::WAIT_MAX.as_secs().max(1);
+            Err(Deny::Restriction(Restriction::VendorQuota { retry_after_s }))
+        }
+    }
+}
+
+/// Finds what the call may cost at most. Nothing is kept aside yet.
+fn price(
+    shard: &Shard,
+    agent: &Downstream,
+    target: &Target,
+    ground: &Ground,
+    trace: &mut Trace,
+) -> Result<(), Deny> {
+    let per_call_max = target.entry.record.policy.restrictions.max_usd_per_call;
+    let (bound, today) = (target.entry.bound(), shard.today());
+    let terms = Terms { bound, per_call_max, rates: &shard.rates, today };
+    let request = priced(agent, target);
+    trace.quote = price::quote(target.price(), request, ground.known, &terms).map_err(unquoted)?;
+    trace.held = trace.quote.amount;
+    match per_call_max {
+        Some(most) if trace.quote.amount > most => {
+            Err(Deny::Restriction(Restriction::CallTooLarge { quote: trace.quote.amount, most }))
+        }
+        Some(_) | None => Ok(()),
+    }
+}
+
+/// The body in the form that the vendor reads at this path.
+fn body<'a>(agent: &'a Downstream, path: &[u8], catalog: &Catalog) -> Body<'a> {
+    let content_type = agent.head().content_type(agent.input());
+    let is_of = |kind: fn(&[u8]) -> bool| content_type.is_some_and(kind);
+    match path.starts_with(catalog.form_paths.as_bytes()) {
+        _ if agent.body().is_empty() => Body::Form(b""),
+        true if is_of(price::is_form) => Body::Form(agent.body()),
+        false if is_of(json::is_json) => Body::Json(agent.body()),
+        true | false => Body::Other,
+    }
 }
 
 /// Prices the request, keeps the quote aside and records the intent. Nothing is awaited here: what
@@ -140,10 +225,7 @@ pub(super) fn admit(
     trace: &mut Trace,
 ) -> Result<Admitted, Deny> {
     let entry = &target.entry;
-    let terms = Terms { bound: entry.bound(), per_call_max: None, rates: &shard.rates, today: shard.today() };
-    let request = priced(agent, target);
-    trace.quote = price::quote(target.price(), request, ground.known, &terms).map_err(unquoted)?;
-    trace.held = trace.quote.amount;
+    price(shard, agent, target, ground, trace)?;
     if shard.is_draining() {
         return Err(Deny::Draining);
     }
@@ -220,7 +302,7 @@ pub(super) fn identify(agent: &Downstream, target: &Target, catalog: &Catalog) -
 
 /// Refuses a body that could be read in another way than it is read here, and parameters that
 /// change the method, the account or the version behind the policy's back.
-pub(super) fn judge_form(agent: &Downstream, target: &Target, catalog: &Catalog) -> Result<(), Deny> {
+fn judge_form(agent: &Downstream, target: &Target, catalog: &Catalog) -> Result<(), Deny> {
     let (head, input) = (agent.head(), agent.input());
     refuse_parameters(catalog, head.query(input).unwrap_or_default())?;
     if agent.body().is_empty() {
@@ -287,8 +369,10 @@ pub(super) async fn forward(
     let (head, input) = (agent.head(), agent.input());
     let pool = target.pool(shard);
     let path = target.path(head.path(input));
-    let allowed = pool.vendor.catalog.request_fields;
-    let is_allowed = |name: &[u8]| allowed.iter().any(|field| field.as_bytes().eq_ignore_ascii_case(name));
+    let catalog = pool.vendor.catalog;
+    // An account that the policy does not name was refused when the request was recognized.
+    let allowed = catalog.request_fields.iter().chain(catalog.account_fields);
+    let is_allowed = |name: &[u8]| allowed.clone().any(|field| field.as_bytes().eq_ignore_ascii_case(name));
     let idempotency_key = head.idempotency_key(input).map(|key| namespaced(&target.entry, key));
     let mut fields: Vec<(&[u8], &[u8])> = Vec::with_capacity(16);
     for (name, value) in head.fields(input) {

@@ -38,7 +38,7 @@ pub(super) struct Ground {
     _claim: Option<Claim>,
 }
 
-/// Judges the body, claims the object that the call acts on, and reads it where the price needs that.
+/// Claims the object that the call acts on, and reads it where the price needs that.
 pub(super) async fn prepare(
     shard: &Rc<Shard>,
     agent: &Downstream,
@@ -46,7 +46,6 @@ pub(super) async fn prepare(
     target: &Target,
     trace: &Trace,
 ) -> Result<Ground, Deny> {
-    admission::judge_form(agent, target, target.vendor(shard))?;
     let identity = admission::identify(agent, target, target.vendor(shard));
     let request = admission::priced(agent, target);
     let (price, bound) = (target.price(), target.entry().bound());
@@ -78,7 +77,9 @@ async fn look_up(
     let row = trace.look_up(agent, &call);
     let (admitted, intent) = admit(shard, permit, target, &row)?;
     let (head, input) = (agent.head(), agent.input());
-    let is_passed = |name: &[u8]| FIELDS.iter().any(|field| field.as_bytes().eq_ignore_ascii_case(name));
+    // On the account that the call acts on, which the policy has allowed.
+    let passed = FIELDS.iter().chain(target.vendor(shard).account_fields);
+    let is_passed = |name: &[u8]| passed.clone().any(|field| field.as_bytes().eq_ignore_ascii_case(name));
     let fields: Vec<(&[u8], &[u8])> =
         head.fields(input).filter(|(name, _)| is_passed(name) && !head.drops(input, name)).collect();
     let line = encode::RequestLine { method: Method::Get, path: path.as_bytes(), query: None };

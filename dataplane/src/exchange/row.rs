@@ -5,10 +5,13 @@ use std::time::Instant;
 
 use keybrake_proto::audit::{AuditRow, Outcome};
 use keybrake_proto::catalog::currency::Currency;
-use keybrake_proto::catalog::price::Quote;
+use keybrake_proto::catalog::price::{self, Quote};
 use keybrake_proto::catalog::{Call, Catalog, Operation};
+use keybrake_proto::context::Context;
+use keybrake_proto::deny::Deny;
 use keybrake_proto::http1::Method;
 use keybrake_proto::journal::{End, IntentId};
+use keybrake_proto::json;
 use keybrake_proto::money::Micros;
 use keybrake_proto::time::UnixMicros;
 
@@ -41,6 +44,8 @@ pub(super) struct Trace {
     /// The canonical path is so many last bytes of the path that arrived.
     path_bytes: Option<usize>,
     vendor_request_id: Option<String>,
+    /// What the request says of its sender.
+    context: Context,
 }
 
 /// How an exchange ended.
@@ -104,12 +109,30 @@ impl Trace {
             operation: None,
             path_bytes: None,
             vendor_request_id: None,
+            context: Context::default(),
         }
     }
 
     /// Its key is known.
-    pub(super) fn recognized(&mut self, entry: &Arc<KeyEntry>) {
+    pub(super) fn recognized(&mut self, agent: &Downstream, entry: &Arc<KeyEntry>) {
         self.entry = Some(Arc::clone(entry));
+        self.context.add_fields(agent.head().fields(agent.input()));
+    }
+
+    /// Its body is there.
+    pub(super) fn read(&mut self, agent: &Downstream) {
+        let (head, input) = (agent.head(), agent.input());
+        if head.content_type(input).is_some_and(price::is_form) {
+            self.context.add_form(agent.body());
+        } else if head.content_type(input).is_some_and(json::is_json) {
+            self.context.add_json(agent.body());
+        }
+        self.context.add_form(head.query(input).unwrap_or_default());
+    }
+
+    /// When its head had arrived.
+    pub(super) fn began(&self) -> Instant {
+        self.began
     }
 
     /// Its vendor and operation are known.
@@ -147,11 +170,18 @@ impl Trace {
         self.entry.is_some()
     }
 
-    /// The key's rules, for the message of a denial.
-    pub(super) fn allowed(&self) -> String {
-        let Some(entry) = &self.entry else { return String::new() };
-        let rules: Vec<String> =
-            entry.record.policy.allowed_endpoints.iter().map(ToString::to_string).collect();
+    /// What the key's policy allows in place of what `reason` refuses, for the message of a denial.
+    pub(super) fn allowed(&self, reason: &Deny) -> String {
+        let Some(policy) = self.entry.as_ref().map(|entry| &entry.record.policy) else {
+            return String::new();
+        };
+        if matches!(reason, Deny::Account) {
+            return policy.restrictions.stripe_accounts.join(", ");
+        }
+        if !matches!(reason, Deny::Endpoint { .. }) {
+            return String::new();
+        }
+        let rules: Vec<String> = policy.allowed_endpoints.iter().map(ToString::to_string).collect();
         rules.join(", ")
     }
 
@@ -232,7 +262,10 @@ impl Trace {
             client_addr: agent.peer(),
             user_agent: head.field(input, "user-agent").and_then(text),
             metadata: record.map_or_else(Vec::new, |record| {
-                record.metadata.iter().map(|(name, value)| (name.as_str(), value.as_str())).collect()
+                let own = record.metadata.iter().map(|(name, value)| (name.as_str(), value.as_str()));
+                // What the operator wrote on the key no agent can say otherwise.
+                let said = self.context.entries().filter(|(name, _)| !record.metadata.contains_key(*name));
+                own.chain(said).collect()
             }),
             amends: None,
         }

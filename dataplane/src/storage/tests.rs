@@ -60,6 +60,7 @@ fn key_record(number: u8, revoked_at: Option<UnixMicros>) -> KeyRecord {
             total_usd_cap: None,
             daily_request_budget: None,
             expires_at: None,
+            restrictions: Default::default(),
         },
         label: Some("billing".to_owned()),
         agent_run_label: None,

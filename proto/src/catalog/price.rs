@@ -125,10 +125,8 @@ pub fn quote(
         }
         (Price::FreeWithout(names), Bound::Capped) => free_without(names, request, terms),
         (Price::Unpriced(why), Bound::Capped) => unpriced(why, terms),
-        (Price::Amount(rule), _) => match amount::quote(rule, request, known, terms) {
-            Err(QuoteError::Unpriced(why)) => unpriced(why, terms),
-            quoted => quoted,
-        },
+        // What is left of an object has a price, and the vendor knows it: no bound of the key makes it smaller.
+        (Price::Amount(rule), _) => amount::quote(rule, request, known, terms),
     }
 }
 

@@ -4,6 +4,7 @@ use std::net::IpAddr;
 
 use super::{Config, ConfigError, Origin, Vendor};
 use crate::catalog::Catalog;
+use crate::policy::Rate;
 
 /// `sun_path` holds 108 bytes, the last one a zero (unix(7)).
 const SOCKET_PATH_BYTES_MAX: usize = 107;
@@ -108,6 +109,12 @@ fn vendor(vendor: &Vendor, key: &str) -> Result<(), ConfigError> {
         if !(1..=600).contains(&value) {
             return refuse(field, "must be between 1 and 600 seconds");
         }
+    }
+    if vendor.quota_rps.is_some_and(|quota| Rate::per_second(quota).is_none()) {
+        return refuse(
+            "quota_rps",
+            "must be between 1 and 100000 requests per second; leave it out for no quota",
+        );
     }
     let is_name = |name: &String| {
         !name.is_empty()

@@ -36,10 +36,20 @@ enum Segment {
 impl Rule {
     /// Whether the rule allows `call`, whose path is canonical.
     pub fn allows(&self, call: &Call<'_>) -> bool {
+        let exact_only = call.operation.is_some_and(|operation| operation.escalates);
+        self.fits(call, exact_only)
+    }
+
+    /// Whether a restriction on these operations is one on `call`: as [`Rule::allows`], but that `**` also stands
+    /// for operations that hand out credentials, since a restriction must not pass them by.
+    pub fn concerns(&self, call: &Call<'_>) -> bool {
+        self.fits(call, false)
+    }
+
+    fn fits(&self, call: &Call<'_>, exact_only: bool) -> bool {
         if self.method != call.method {
             return false;
         }
-        let exact_only = call.operation.is_some_and(|operation| operation.escalates);
         let mut path = call.path.split(|byte| *byte == b'/').skip(1);
         for (index, segment) in self.segments.iter().enumerate() {
             let Some(actual) = path.next() else { return false };

@@ -5,7 +5,8 @@ use std::fmt;
 
 use serde::{Deserialize, Deserializer, Serialize, de};
 
-use super::{Policy, Rule};
+use super::{Params, Policy, Rate, Restrictions, Rule};
+use crate::catalog::Catalog;
 use crate::money::{Micros, usd};
 use crate::time::{UnixMicros, parse_duration_seconds};
 
@@ -55,15 +56,19 @@ pub struct KeySpec {
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub metadata: BTreeMap<String, String>,
 
-    /// Known, and refused until it is enforced.
-    #[serde(default, skip_serializing)]
-    pub max_usd_per_call: Option<NotEnforced>,
-    /// Known, and refused until it is enforced.
-    #[serde(default, skip_serializing)]
-    pub rate_limit_rps: Option<NotEnforced>,
-    /// Known, and refused until it is enforced.
-    #[serde(default, skip_serializing)]
-    pub params: Option<NotEnforced>,
+    /// What parameters may hold.
+    #[serde(default, skip_serializing_if = "Params::is_empty")]
+    pub params: Params,
+    /// The most one call may cost, a number of USD.
+    #[serde(default, with = "usd::option", skip_serializing_if = "Option::is_none")]
+    pub max_usd_per_call: Option<Micros>,
+    /// Requests per second, a number.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rate_limit_rps: Option<Rate>,
+    /// The accounts that `Stripe-Account` and `Stripe-Context` may name.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub stripe_accounts: Vec<String>,
+
     /// Known, and refused until it is enforced.
     #[serde(default, skip_serializing)]
     pub parent_vault_key: Option<NotEnforced>,
@@ -77,10 +82,7 @@ pub enum NotEnforced {}
 impl<'de> Deserialize<'de> for NotEnforced {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<NotEnforced, D::Error> {
         de::IgnoredAny::deserialize(deserializer)?;
-        Err(de::Error::custom(
-            "max_usd_per_call, rate_limit_rps, params and parent_vault_key are not enforced by this version; leave \
-             them out",
-        ))
+        Err(de::Error::custom("parent_vault_key is not enforced by this version; leave it out"))
     }
 }
 
@@ -146,7 +148,23 @@ impl KeySpec {
             total_usd_cap: self.total_usd_cap,
             daily_request_budget: self.daily_request_budget,
             expires_at: self.expiry(now)?,
+            restrictions: self.restrictions()?,
         })
+    }
+
+    fn restrictions(&self) -> Result<Restrictions, SpecError> {
+        let restrictions = Restrictions {
+            params: self.params.clone(),
+            max_usd_per_call: self.max_usd_per_call,
+            rate_limit_rps: self.rate_limit_rps,
+            stripe_accounts: self.stripe_accounts.clone(),
+        };
+        restrictions.judge()?;
+        let has_accounts = Catalog::of(&self.vendor).is_none_or(|catalog| !catalog.account_fields.is_empty());
+        if !restrictions.stripe_accounts.is_empty() && !has_accounts {
+            return refuse("stripe_accounts", "has no meaning for this vendor; leave it out");
+        }
+        Ok(restrictions)
     }
 
     fn rules(&self) -> Result<Vec<Rule>, SpecError> {
@@ -240,10 +258,14 @@ mod tests {
         check(
             r#"{"vendor": "stripe", "allowed_endpoints": ["POST /v1/charges"], "daily_usd_cap": 150.5,
                 "total_usd_cap": 36028797018.963967, "daily_request_budget": 1000,
-                "expires_in": "24h", "label": "billing", "metadata": {"agent_id": "a1"}}"#,
+                "expires_in": "24h", "label": "billing", "metadata": {"agent_id": "a1"},
+                "params": [{"name": "currency", "equals": "usd"}], "max_usd_per_call": 12.5,
+                "rate_limit_rps": 0.5, "stripe_accounts": ["acct_1"]}"#,
             Ok(concat!(
                 r#"{"vendor":"stripe","allowed_endpoints":["POST /v1/charges"],"daily_usd_cap":150.50,"#,
-                r#""total_usd_cap":36028797018.963967,"daily_request_budget":1000,"expires_at":1795305600000000}"#,
+                r#""total_usd_cap":36028797018.963967,"daily_request_budget":1000,"expires_at":1795305600000000,"#,
+                r#""params":[{"name":"currency","in":["usd"]}],"max_usd_per_call":12.50,"rate_limit_rps":0.5,"#,
+                r#""stripe_accounts":["acct_1"]}"#,
             )),
         );
         check(
@@ -279,7 +301,11 @@ mod tests {
         check(&with(r#", "expires_in": 1, "expires_at": "2026-11-22T00:00:00Z""#), Err("give either"));
         check(&with(r#", "label": """#), Err("label: must have 1 to 200 bytes"));
         check(&with(r#", "dayly_usd_cap": 1"#), Err("unknown field `dayly_usd_cap`"));
-        check(&with(r#", "rate_limit_rps": 5"#), Err("not enforced by this version"));
+        check(&with(r#", "parent_vault_key": "x""#), Err("not enforced by this version"));
+        check(&with(r#", "rate_limit_rps": 0"#), Err("rate_limit_rps: `0` is not a rate"));
+        check(&with(r#", "max_usd_per_call": -1"#), Err("is not an amount of USD"));
+        check(&with(r#", "params": [{"name": "a"}]"#), Err("params: a: says nothing about its value"));
+        check(&with(r#", "stripe_accounts": ["acct 1"]"#), Err("stripe_accounts: write each account"));
     }
 
     #[test]

@@ -169,6 +169,7 @@ fn view() -> KeyView {
         expires_at: Some(resets),
         revoked_at: None,
         metadata: [("agent_id".to_owned(), "a1".to_owned())].into(),
+        restrictions: Default::default(),
     }
 }
 

@@ -189,4 +189,23 @@ fn m7_q7_only_a_definite_refusal_releases() {
     check_end("/v1/charges", 200, r#"{"amount": 1, "amount": 2000}"#, "doubt");
 }
 
+#[test]
+fn m7_a_call_held_at_the_most_it_may_cost_ends_by_its_status() {
+    let held = Quote { amount: Micros::from_cents(500).unwrap(), ..Quote::default() };
+    let unpriced = price("/v1/subscriptions");
+    for (status, expected) in [
+        (200, End::Settle(held.amount)),
+        (400, End::Release),
+        (402, End::Release),
+        (429, End::Release),
+        (409, End::InDoubt),
+        (500, End::InDoubt),
+        (302, End::InDoubt),
+    ] {
+        assert_eq!(end(unpriced, &held, None, status, None).0, expected, "{status}");
+        let free = end(unpriced, &Quote::default(), None, status, None).0;
+        assert_eq!(free, End::Settle(Micros::ZERO), "{status}");
+    }
+}
+
 mod stories;
