@@ -9,6 +9,7 @@ mod books;
 mod error;
 mod format;
 mod handle;
+mod key_write;
 mod open;
 mod remembered;
 mod resolve;

@@ -72,6 +72,29 @@ pub struct Operation {
     pub escalates: bool,
 }
 
+impl Operation {
+    /// The segments of its path.
+    pub fn segments(&self) -> impl Iterator<Item = PatternSegment<'_>> {
+        self.pattern.split('/').skip(1).map(PatternSegment)
+    }
+}
+
+/// One segment of an operation's pattern.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PatternSegment<'a>(&'a str);
+
+impl<'a> PatternSegment<'a> {
+    /// Whether it stands for a parameter.
+    pub fn is_parameter(self) -> bool {
+        is_parameter(self.0)
+    }
+
+    /// As written in the pattern.
+    pub fn text(self) -> &'a str {
+        self.0
+    }
+}
+
 /// A vendor's table.
 pub struct Catalog {
     /// The name in configs, policies and mounts.
@@ -148,7 +171,7 @@ impl Call<'_> {
     /// Whether the segment at `index` stands for a parameter, so that `*` may match it.
     pub fn is_parameter(&self, index: usize) -> bool {
         match self.operation {
-            Some(operation) => operation.pattern.split('/').skip(1).nth(index).is_some_and(is_parameter),
+            Some(operation) => operation.segments().nth(index).is_some_and(PatternSegment::is_parameter),
             None => true,
         }
     }

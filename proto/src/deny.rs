@@ -91,6 +91,8 @@ pub enum Deny {
     AdminUnavailable,
     /// The control thread does not look at its orders, so the key may be revoked without anybody knowing.
     ControlUnavailable,
+    /// The key's policy changed again and again while the request was decided on (rule Q8).
+    PolicyChanged,
 }
 
 /// A refusal as it goes out.
@@ -135,7 +137,8 @@ impl Deny {
             | Deny::Clock(_)
             | Deny::Draining
             | Deny::AdminUnavailable
-            | Deny::ControlUnavailable => 503,
+            | Deny::ControlUnavailable
+            | Deny::PolicyChanged => 503,
             Deny::VendorTimeout => 504,
         }
     }
@@ -162,6 +165,7 @@ impl Deny {
             Deny::VendorTimeout => "vendor_timeout",
             Deny::AdminUnavailable => "admin_unavailable",
             Deny::ControlUnavailable => "control_unavailable",
+            Deny::PolicyChanged => "policy_changed",
         }
     }
 
@@ -172,9 +176,11 @@ impl Deny {
                 Some(now.seconds_until(day.end()).max(1))
             }
             Deny::Clock(objection) => Some(objection.retry_after_s()),
-            Deny::AuditUnavailable | Deny::Draining | Deny::AdminUnavailable | Deny::ControlUnavailable => {
-                Some(1)
-            }
+            Deny::AuditUnavailable
+            | Deny::Draining
+            | Deny::AdminUnavailable
+            | Deny::ControlUnavailable
+            | Deny::PolicyChanged => Some(1),
             Deny::Unauthorized
             | Deny::Endpoint { .. }
             | Deny::Vendor
@@ -279,6 +285,9 @@ impl fmt::Display for Explained<'_> {
             Deny::ControlUnavailable => f.write_str(
                 "keybrake: orders to revoke are not being read, so this key may be revoked. Nothing was sent to the \
                  vendor; try again.",
+            ),
+            Deny::PolicyChanged => f.write_str(
+                "keybrake: this key's policy changed while the request waited. Nothing was sent to the vendor; try again.",
             ),
         }
     }

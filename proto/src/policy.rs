@@ -1,8 +1,12 @@
 //! What a key may do. A [`Policy`] that exists is valid; the default is deny.
 
+mod attenuate;
+mod change;
 mod rule;
 mod spec;
 
+pub use attenuate::DEPTH_MAX;
+pub use change::KeyChange;
 pub use rule::{Rule, RuleError};
 pub use spec::{KeySpec, SpecError};
 

@@ -21,7 +21,7 @@ use super::row::Trace;
 use crate::downstream::Downstream;
 use crate::hold::Hold;
 use crate::pool::Pool;
-use crate::registry::KeyEntry;
+use crate::registry::{Epoch, KeyEntry};
 use crate::shard::Shard;
 use crate::upstream::{self, Admitted, Fault, Outgoing, Reply};
 
@@ -34,6 +34,8 @@ const IDEMPOTENCY_KEY_BYTES_MAX: usize = 255;
 /// A request that the policy allows, before its body was read.
 pub(super) struct Target {
     entry: Arc<KeyEntry>,
+    /// Of the policy that allowed it.
+    epoch: Epoch,
     pool: usize,
     operation: Option<&'static Operation>,
     method: Method,
@@ -77,21 +79,24 @@ pub(super) fn recognize(
         shard.metrics.wrong_keys.add(1);
         return Err(Deny::Unauthorized);
     };
-    trace.recognized(&entry);
+    // Before anything of the policy is read (rule Q8).
+    let epoch = entry.epoch();
+    let record = entry.record();
+    trace.recognized(&record);
     if !entry.is_open(shard.clock.expiry(shard.now())) {
         return Err(Deny::Unauthorized);
     }
     let full_path = head.path(input);
     let (vendor, path) = match route(full_path) {
         Ok(Route::Vendor { mount, path }) => (mount, path),
-        Ok(Route::Bare { path }) => (entry.record.policy.vendor.as_bytes(), path),
+        Ok(Route::Bare { path }) => (record.policy.vendor.as_bytes(), path),
         Ok(Route::Keys | Route::Live | Route::Ready) => return Err(Deny::NotFound),
         Err(_) => {
             let problem = "the path is ambiguous; send the vendor's path behind the vendor's name";
             return Err(Deny::Malformed { status: 400, problem: problem.into() });
         }
     };
-    let is_own = vendor == entry.record.policy.vendor.as_bytes();
+    let is_own = vendor == record.policy.vendor.as_bytes();
     let pool = shard.pools.iter().position(|pool| pool.vendor.config.name.as_bytes() == vendor);
     let Some(pool) = pool.filter(|_| is_own) else { return Err(Deny::Vendor) };
     let catalog = shard.pools.get(pool).map(|pool| pool.vendor.catalog).ok_or(Deny::Vendor)?;
@@ -103,10 +108,12 @@ pub(super) fn recognize(
     if catalog.account_fields.iter().any(|name| head.field(input, name).is_some()) {
         return Err(Deny::Account);
     }
-    let permit = entry.record.policy.permit(&call)?;
-    let target =
-        Target { pool, operation: call.operation, method: head.method(), path_bytes: path.len(), entry };
-    Ok((target, permit))
+    let permit = entry.permit(&call).map_err(|(reason, by)| {
+        trace.refused_by(by);
+        reason
+    })?;
+    let (operation, method, path_bytes) = (call.operation, head.method(), path.len());
+    Ok((Target { entry, epoch, pool, operation, method, path_bytes }, permit))
 }
 
 /// The key in the vendor's credential slot; `None` for one that is unknown or malformed.
@@ -152,7 +159,7 @@ pub(super) fn admit(
         Some(identity) => Hold::share(entry, &shard.journal, (&shard.memory, identity), (today, now), quote),
         None => Hold::reserve(entry, &shard.journal, today, quote),
     };
-    let mut hold = held.map_err(|refusal| Deny::by_ledger(refusal, entry.record.id, quote))?;
+    let mut hold = held.map_err(|refusal| Deny::by_ledger(refusal, entry.id, quote))?;
     trace.held = hold.quote();
     let keys = entry.account.keys();
     let intent = shard.journal.intent(keys, hold.day(), trace.held, hold.shared(), &trace.intent(agent));
@@ -166,8 +173,8 @@ pub(super) fn admit(
             return Err(Deny::AuditUnavailable);
         }
     }
-    let ticket = shard.in_flight.board(entry.record.id);
-    Ok(Admitted { permit, hold, ticket })
+    let ticket = shard.in_flight.board(entry.id);
+    Ok(Admitted { permit, hold, ticket, epoch: target.epoch })
 }
 
 /// What makes a request the same as another one of its vault key, where the vendor carries such requests
@@ -289,7 +296,7 @@ pub(super) async fn forward(
 /// An Idempotency-Key of this vault key alone, so that no agent is handed another's stored answer
 /// (rule M8). The same key gives the same text, so that the vendor replays.
 fn namespaced(entry: &KeyEntry, key: &[u8]) -> Vec<u8> {
-    let prefix = entry.record.id.as_bytes();
+    let prefix = entry.id.as_bytes();
     let text = [prefix, &b"-"[..], key].concat();
     if text.len() > IDEMPOTENCY_KEY_BYTES_MAX {
         let hash = digest::digest(&digest::SHA256, key);

@@ -12,7 +12,7 @@ use keybrake_proto::time::UnixMicros;
 
 use crate::downstream::Downstream;
 use crate::hold::Ended;
-use crate::registry::KeyEntry;
+use crate::registry::KeyRecord;
 use crate::shard::Shard;
 use crate::upstream::Reply;
 
@@ -33,7 +33,9 @@ pub(super) struct Trace {
     began: Instant,
     sent: Option<Instant>,
     vendor_us: u64,
-    entry: Option<Arc<KeyEntry>>,
+    key: Option<Arc<KeyRecord>>,
+    /// The key, of the chain, whose rules refused it.
+    refused_by: Option<Arc<KeyRecord>>,
     vendor: &'static str,
     operation: Option<&'static Operation>,
     /// The canonical path is so many last bytes of the path that arrived.
@@ -76,7 +78,8 @@ impl Trace {
             began: Instant::now(),
             sent: None,
             vendor_us: 0,
-            entry: None,
+            key: None,
+            refused_by: None,
             vendor: "",
             operation: None,
             path_bytes: None,
@@ -84,9 +87,19 @@ impl Trace {
         }
     }
 
-    /// Its key is known.
-    pub(super) fn recognized(&mut self, entry: &Arc<KeyEntry>) {
-        self.entry = Some(Arc::clone(entry));
+    /// Its key is known, as of one version.
+    pub(super) fn recognized(&mut self, record: &Arc<KeyRecord>) {
+        self.key = Some(Arc::clone(record));
+    }
+
+    /// The rules of this key, or of one above it, do not allow it.
+    pub(super) fn refused_by(&mut self, record: Arc<KeyRecord>) {
+        self.refused_by = Some(record);
+    }
+
+    /// Its decision was taken back before anything was sent: nothing is held for it.
+    pub(super) fn withdrawn(&mut self) {
+        (self.intent, self.held, self.sent) = (None, Micros::ZERO, None);
     }
 
     /// Its vendor and operation are known.
@@ -121,14 +134,13 @@ impl Trace {
 
     /// Whether the key was recognized.
     pub(super) fn has_key(&self) -> bool {
-        self.entry.is_some()
+        self.key.is_some()
     }
 
-    /// The key's rules, for the message of a denial.
+    /// The rules that do not allow it, for the message of a denial.
     pub(super) fn allowed(&self) -> String {
-        let Some(entry) = &self.entry else { return String::new() };
-        let rules: Vec<String> =
-            entry.record.policy.allowed_endpoints.iter().map(ToString::to_string).collect();
+        let Some(record) = &self.refused_by else { return String::new() };
+        let rules: Vec<String> = record.policy.allowed_endpoints.iter().map(ToString::to_string).collect();
         rules.join(", ")
     }
 
@@ -166,7 +178,7 @@ impl Trace {
             .path_bytes
             .map_or(path, |bytes| path.get(path.len().saturating_sub(bytes)..).unwrap_or(path));
         let path = std::str::from_utf8(path).unwrap_or_default();
-        let record = self.entry.as_ref().map(|entry| &entry.record);
+        let record = self.key.as_ref();
         let latency_us = micros_since(self.began);
         AuditRow {
             ts: self.ts,
