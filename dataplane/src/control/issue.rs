@@ -77,20 +77,21 @@ impl Control {
     /// Tells every shard of a key that is on disk.
     fn put_in_force(&self, record: KeyRecord, parent: Option<Arc<KeyEntry>>, vault_key: String) -> Reply {
         let opening = Opening::new(self.clock.day());
-        let entry = Arc::new(KeyEntry::new(record, opening, Micros::ZERO, parent));
+        let above = parent.as_ref().map(Arc::clone);
+        let entry = Arc::new(KeyEntry::new(record, opening, Micros::ZERO, above));
         self.keys.insert(Arc::clone(&entry));
         let acks = self.post_all(|ack| Message::Add { entry: Arc::clone(&entry), ack });
         let is_known = self.gather(&acks, after(Instant::now(), WAIT)).late.is_empty();
         // Whoever closed a key above before this one was in the table has not found it. It is closed by that
         // all the same, since it draws on that key; here its own record learns it.
-        let is_open = entry.is_open(self.clock.expiry(clock::wall()));
-        if is_known && is_open {
+        let is_above_open = parent.is_none_or(|parent| parent.is_open(self.clock.expiry(clock::wall())));
+        if is_known && is_above_open {
             return Reply::Issued { vault_key, key: Box::new(self.keys.view(&entry, &self.clock)) };
         }
         // Its text is not shown, so nobody can use it; closed, it also says so.
         let order = Revoke { of: Selector::Ids(vec![entry.id]), cut: false };
         self.revoke(&order, Instant::now());
-        if is_open {
+        if is_above_open {
             let message = "the key was not issued: a worker does not answer";
             return refused(503, "worker_unavailable", None, message);
         }
