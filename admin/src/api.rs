@@ -24,7 +24,7 @@ use axum::http::HeaderValue;
 use axum::http::header::{CACHE_CONTROL, CONTENT_SECURITY_POLICY, X_CONTENT_TYPE_OPTIONS};
 use axum::middleware::{self, Next};
 use axum::response::Response;
-use axum::routing::{MethodRouter, get, post};
+use axum::routing::{MethodRouter, get, patch, post};
 use keybrake_proto::config::Config;
 use keybrake_proto::time::UnixMicros;
 use tokio::net::TcpListener;
@@ -60,6 +60,8 @@ enum Access {
     Operator,
     /// Whoever holds a vault key, about that key. The route itself looks the key up.
     KeyHolder,
+    /// An operator; or whoever holds the vault key that the body names as parent. The route itself judges that.
+    Issuer,
 }
 
 /// One row of the table: without an [`Access`] there is no route.
@@ -74,6 +76,7 @@ struct Route {
 fn routes() -> Vec<Route> {
     let get_route = |access, path, endpoint| Route { access, method: "get", path, endpoint };
     let post_route = |access, path, endpoint| Route { access, method: "post", path, endpoint };
+    let patch_route = |access, path, endpoint| Route { access, method: "patch", path, endpoint };
     vec![
         get_route(Access::Open, "/livez", get(health::livez)),
         get_route(Access::Open, "/readyz", get(health::readyz)),
@@ -85,11 +88,12 @@ fn routes() -> Vec<Route> {
         get_route(Access::Operator, "/doubts", get(doubts::list)),
         post_route(Access::Operator, "/doubts/{id}/settle", post(doubts::settle)),
         post_route(Access::Operator, "/doubts/{id}/void", post(doubts::void)),
-        post_route(Access::Operator, "/vault/keys", post(keys::issue)),
-        post_route(Access::Operator, "/vault_keys", post(keys::issue)),
+        post_route(Access::Issuer, "/vault/keys", post(keys::issue)),
+        post_route(Access::Issuer, "/vault_keys", post(keys::issue)),
         get_route(Access::Operator, "/vault/keys", get(keys::list)),
         get_route(Access::KeyHolder, "/vault/keys/self", get(keys::own)),
         get_route(Access::Operator, "/vault/keys/{id}", get(keys::show)),
+        patch_route(Access::Operator, "/vault/keys/{id}", patch(keys::change)),
         post_route(Access::Operator, "/vault/keys/{id}/revoke", post(revoke::one)),
         post_route(Access::Operator, "/vault/revoke", post(revoke::many)),
         get_route(Access::Operator, "/audit", get(audit::list)),
@@ -141,7 +145,7 @@ pub(crate) fn router(api: Arc<Api>) -> Router {
     let mut router = Router::new();
     for route in routes() {
         let endpoint = match route.access {
-            Access::Open | Access::KeyHolder => route.endpoint,
+            Access::Open | Access::KeyHolder | Access::Issuer => route.endpoint,
             Access::Operator => {
                 route.endpoint.route_layer(middleware::from_fn_with_state(Arc::clone(&api), auth::operator))
             }

@@ -164,6 +164,7 @@ async fn ask(control: &Control, revoke: &Revoke) -> Result<Ordered, ControlError
         Reply::Refused(refused) => Ok(Ordered::Refused(refused)),
         Reply::Status(_)
         | Reply::Issued { .. }
+        | Reply::Changed { .. }
         | Reply::Keys { .. }
         | Reply::Key(_)
         | Reply::Clock(_)

@@ -16,7 +16,7 @@ use keybrake_proto::http1::{HeadLimits, Method, RequestHead, encode};
 use keybrake_proto::key::KeyId;
 use keybrake_proto::ledger::Word;
 use keybrake_proto::money::Micros;
-use keybrake_proto::policy::Policy;
+use keybrake_proto::policy::{Policy, Restrictions};
 use keybrake_proto::time::{Day, UnixMicros};
 
 const HEAD: &[u8] = b"POST /stripe/v1/charges HTTP/1.1\r\nHost: 127.0.0.1:8080\r\n\
@@ -36,6 +36,7 @@ fn policy() -> Policy {
         total_usd_cap: None,
         daily_request_budget: None,
         expires_at: None,
+        restrictions: Restrictions::default(),
     }
 }
 

@@ -5,6 +5,7 @@
 //! explore every order of these steps (rule Q18).
 
 use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
 
 use keybrake_proto::key::KeyId;
 use keybrake_proto::ledger::Word;
@@ -47,14 +48,54 @@ impl Cell for AtomicU128 {
 #[repr(align(128))]
 pub(crate) struct Account<C = AtomicU128> {
     daily: C,
-    limits: Limits,
+    /// Counted with or without a cap, so that one can be set later and is right at once.
+    lifetime: Option<C>,
+    /// As `lifetime`.
+    requests: Option<C>,
+    limits: LiveLimits,
     key: KeyId,
     /// The key above it, which never changes.
     parent: Option<Arc<Account<C>>>,
-    /// There where the key has a total cap.
-    lifetime: Option<C>,
-    /// There where the key has a request budget.
-    requests: Option<C>,
+}
+
+/// Limits that change while workers look at them; each by itself, so a request may be held under some old
+/// and some new ones. Its last look tells that they changed (rule Q8).
+struct LiveLimits {
+    daily: AtomicU64,
+    lifetime: AtomicU64,
+    requests: AtomicU64,
+}
+
+/// No limit. Caps have 55 bits, budgets 32.
+const NO_LIMIT: u64 = u64::MAX;
+
+impl LiveLimits {
+    fn new(limits: Limits) -> LiveLimits {
+        let live = LiveLimits {
+            daily: AtomicU64::new(NO_LIMIT),
+            lifetime: AtomicU64::new(NO_LIMIT),
+            requests: AtomicU64::new(NO_LIMIT),
+        };
+        live.set(limits);
+        live
+    }
+
+    fn set(&self, limits: Limits) {
+        let cap = |cap: Option<Micros>| cap.map_or(NO_LIMIT, Micros::as_u64);
+        self.daily.store(cap(limits.daily), Ordering::Release);
+        self.lifetime.store(cap(limits.lifetime), Ordering::Release);
+        self.requests.store(limits.requests.map_or(NO_LIMIT, u64::from), Ordering::Release);
+    }
+
+    fn get(&self) -> Limits {
+        // What is no amount is no limit: `Micros::new` refuses it.
+        let cap = |live: &AtomicU64| Micros::new(live.load(Ordering::Acquire));
+        Limits {
+            daily: cap(&self.daily),
+            lifetime: cap(&self.lifetime),
+            requests: u32::try_from(self.requests.load(Ordering::Acquire)).ok(),
+        }
+    }
 }
 
 impl<C: Cell> Account<C> {
@@ -65,15 +106,36 @@ impl<C: Cell> Account<C> {
         limits: Limits,
         parent: Option<Arc<Account<C>>>,
     ) -> Account<C> {
-        let cell = |limit| opening.word(limit, &limits).map(|word| C::new(word.pack()));
+        let cell = |limit| C::new(opening.word(limit).pack());
         Account {
-            daily: C::new(opening.word.pack()),
-            limits,
+            daily: cell(Limit::Daily),
+            lifetime: Some(cell(Limit::Lifetime)),
+            requests: Some(cell(Limit::Requests)),
+            limits: LiveLimits::new(limits),
             key,
             parent,
-            lifetime: cell(Limit::Lifetime),
-            requests: cell(Limit::Requests),
         }
+    }
+
+    /// The same without the words that `limits` do not need, for those who explore every order of steps.
+    #[cfg(test)]
+    pub(crate) fn with_needed_words(
+        key: KeyId,
+        opening: Opening,
+        limits: Limits,
+        parent: Option<Arc<Account<C>>>,
+    ) -> Account<C> {
+        let account = Account::new(key, opening, limits, parent);
+        Account {
+            lifetime: account.lifetime.filter(|_| limits.need(Limit::Lifetime)),
+            requests: account.requests.filter(|_| limits.need(Limit::Requests)),
+            ..account
+        }
+    }
+
+    /// From now on it has these limits. What is held stays held, and may be more than they allow.
+    pub(crate) fn set_limits(&self, limits: Limits) {
+        self.limits.set(limits);
     }
 
     /// The daily word at this moment.
@@ -83,11 +145,13 @@ impl<C: Cell> Account<C> {
 
     /// What the key has committed in its life; `None` where it has no total cap.
     pub(crate) fn total_committed(&self) -> Option<Micros> {
+        self.limits.get().lifetime?;
         self.load(Limit::Lifetime).map(|word| word.committed)
     }
 
     /// The requests counted on `today`, those under way included; `None` where there is no budget.
     pub(crate) fn requests(&self, today: Day) -> Option<u64> {
+        self.limits.get().requests?;
         self.load(Limit::Requests).map(|word| word.on(today).committed.as_u64())
     }
 
@@ -98,7 +162,9 @@ impl<C: Cell> Account<C> {
 
     /// Whether the key, or one above it, has a cap in USD: then its calls must have a price.
     pub(crate) fn has_usd_cap(&self) -> bool {
-        chain::levels(self).any(|level| level.limits.daily.is_some() || level.limits.lifetime.is_some())
+        chain::levels(self)
+            .map(Level::limits)
+            .any(|limits| limits.daily.is_some() || limits.lifetime.is_some())
     }
 
     /// Keeps `quote` and one request aside on the key and on every key above it, all on the one day
@@ -166,7 +232,11 @@ impl<C: Cell> Level for Account<C> {
     }
 
     fn limits(&self) -> Limits {
-        self.limits
+        self.limits.get()
+    }
+
+    fn has(&self, limit: Limit) -> bool {
+        self.cell(limit).is_some()
     }
 
     fn load(&self, limit: Limit) -> Option<Word> {

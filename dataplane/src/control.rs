@@ -4,9 +4,11 @@
 //! one short-lived thread a request. They share the table of keys among themselves; shards know theirs
 //! by messages and never wait for anything here.
 
+mod change;
 mod client;
 mod doubts;
 mod front;
+mod issue;
 mod keys;
 mod revoke;
 mod spool;
@@ -17,8 +19,8 @@ use std::os::fd::OwnedFd;
 use std::os::unix::fs::PermissionsExt as _;
 use std::os::unix::net::UnixListener;
 use std::path::Path;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, bounded};
@@ -58,6 +60,8 @@ pub(crate) struct Control {
     pub(crate) started: Instant,
     pub(crate) draining: AtomicBool,
     pub(crate) keys: Keys,
+    /// Held by whoever changes a key.
+    pub(crate) changes: Mutex<()>,
     pub(crate) figures: Figures,
 }
 
@@ -96,6 +100,7 @@ impl Control {
         match request {
             Request::Status => Reply::Status(Box::new(self.status())),
             Request::IssueKey(spec) => self.issue(&spec),
+            Request::ChangeKey { id, version, change } => self.change(id, version, &change),
             Request::ListKeys { after, limit } => self.keys.list(&self.clock, after, limit),
             Request::ShowKey(id) => self.keys.show(&self.clock, id),
             Request::SelfKey { vault_key } => {

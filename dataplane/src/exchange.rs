@@ -9,6 +9,7 @@ mod admission;
 mod look_up;
 mod row;
 
+use std::ops::ControlFlow;
 use std::rc::Rc;
 
 use keybrake_proto::audit::Outcome;
@@ -18,10 +19,11 @@ use keybrake_proto::deny::Deny;
 use keybrake_proto::http1::{BodyFraming, HeadError, ReplyFraming, encode};
 use keybrake_proto::journal;
 use keybrake_proto::money::Micros;
+use keybrake_proto::policy::Permit;
 use keybrake_proto::route::{Route, route};
 
 use crate::downstream::{self, After, BodyFault, Downstream};
-use crate::hold::Execution;
+use crate::hold::{Ended, Execution};
 use crate::relay;
 use crate::shard::Shard;
 use crate::upstream::{Admitted, Fault, Reply};
@@ -32,6 +34,10 @@ use row::{Ending, Trace};
 /// Replies of priced calls are read up to here for their charge; of a longer one the quote is the
 /// charge (rule Q24).
 const PRICED_REPLY_BYTES_MAX: usize = 256 * 1024;
+
+/// How often a request is decided anew because its key's policy changed under it (rule Q8). More changes than that
+/// come from a loop that changes keys, and must not keep an agent waiting.
+const DECISIONS_MAX: usize = 4;
 
 /// Serves the request whose head `agent` has read.
 pub(crate) async fn serve(shard: &Rc<Shard>, agent: &mut Downstream) -> After {
@@ -62,10 +68,14 @@ pub(crate) async fn refuse_head(shard: &Rc<Shard>, agent: &mut Downstream, error
 /// Carries one request from its parsed head to its outcome.
 async fn run(shard: &Rc<Shard>, agent: &mut Downstream) -> After {
     let mut trace = Trace::begin(shard);
-    let (target, permit) = match admission::recognize(shard, agent, &mut trace) {
+    let mut recognized = match admission::recognize(shard, agent, &mut trace) {
         Ok(recognized) => recognized,
         Err(reason) => return refuse(shard, agent, &trace, &reason).await,
     };
+    // Before the body is read: what is too fast costs nothing more.
+    if let Err(reason) = admission::keep_rate(&recognized.0, &trace) {
+        return refuse(shard, agent, &trace, &reason).await;
+    }
     match agent.read_body(&shard.config.proxy, shard.config.proxy.body_bytes_max).await {
         Ok(()) => {}
         Err(BodyFault::Gone) => return After::Close,
@@ -77,40 +87,84 @@ async fn run(shard: &Rc<Shard>, agent: &mut Downstream) -> After {
         }
     }
     trace.read(agent);
-    if let Err(reason) = admission::judge(agent, &target, target.vendor(shard)) {
-        return refuse(shard, agent, &trace, &reason).await;
+    for decision in 1..=DECISIONS_MAX {
+        let (target, permit) = recognized;
+        let (ground, admitted) = match decide(shard, agent, permit, &target, &mut trace).await {
+            Ok(decided) => decided,
+            Err(reason) => return refuse(shard, agent, &trace, &reason).await,
+        };
+        // The money must be on disk before its request can move it.
+        if trace.held > Micros::ZERO && shard.journal.durable().await.is_err() {
+            let Admitted { hold, ticket, .. } = admitted;
+            drop(ticket);
+            let ended = hold.release(shard.today());
+            return fail(shard, agent, &trace, ended, &Deny::AuditUnavailable).await;
+        }
+        let now = trace.sent();
+        match admission::forward(shard, agent, &target, &admitted, now).await {
+            Ok(reply) => return deliver(shard, agent, (&target, &ground), trace, admitted, reply).await,
+            Err(Fault::Stale) if decision < DECISIONS_MAX => {
+                if let ControlFlow::Break(ended) = withdraw(shard, &mut trace, admitted) {
+                    return fail(shard, agent, &trace, ended, &Deny::PolicyChanged).await;
+                }
+            }
+            Err(fault) => return lose(shard, agent, &mut trace, admitted, &fault).await,
+        }
+        recognized = match admission::recognize(shard, agent, &mut trace) {
+            Ok(recognized) => recognized,
+            Err(reason) => return refuse(shard, agent, &trace, &reason).await,
+        };
     }
+    // The last round has returned.
+    refuse(shard, agent, &trace, &Deny::PolicyChanged).await
+}
+
+/// Decides on a request whose body is there: what it may hold, when its turn is, what it acts on, what it may cost.
+async fn decide(
+    shard: &Rc<Shard>,
+    agent: &Downstream,
+    permit: Permit,
+    target: &Target,
+    trace: &mut Trace,
+) -> Result<(Ground, Admitted), Deny> {
+    admission::judge(agent, target, target.vendor(shard), trace)?;
     // Like the body it is waited for before money: nothing is held meanwhile, and whatever changes is seen by
     // admission, which comes behind it.
-    let turn = match admission::pace(shard, &target).await {
-        Ok(turn) => turn,
-        Err(reason) => return refuse(shard, agent, &trace, &reason).await,
-    };
-    let ground = match look_up::prepare(shard, agent, &permit, &target, &trace).await {
-        Ok(ground) => ground,
-        Err(reason) => return refuse(shard, agent, &trace, &reason).await,
-    };
-    let admitted = match admission::admit(shard, agent, permit, &target, &ground, &mut trace) {
-        Ok(admitted) => admitted,
-        Err(reason) => return refuse(shard, agent, &trace, &reason).await,
-    };
+    let turn = admission::pace(shard, target).await?;
+    let ground = look_up::prepare(shard, agent, &permit, target, trace).await?;
+    let admitted = admission::admit(shard, agent, permit, target, &ground, trace)?;
     turn.used();
-    // The money must be on disk before its request can move it.
-    if trace.held > Micros::ZERO && shard.journal.durable().await.is_err() {
-        let Admitted { hold, ticket, .. } = admitted;
-        drop(ticket);
-        let reason = Deny::AuditUnavailable;
-        let ended = hold.release(shard.today());
-        let is_doubt = ended.end == journal::End::InDoubt;
-        let outcome = if is_doubt { Outcome::Unknown } else { Outcome::Failed };
-        let ending = Ending::allowed(outcome, ended, reason.status());
-        return deny(shard, agent, &trace, &reason, ending).await;
+    Ok((ground, admitted))
+}
+
+/// Takes back a decision of which nothing was sent, so that it is made anew. It breaks where other exchanges on the
+/// same reservation leave a doubt, which needs a row.
+fn withdraw(shard: &Shard, trace: &mut Trace, admitted: Admitted) -> ControlFlow<Ended> {
+    let Admitted { hold, ticket, .. } = admitted;
+    drop(ticket);
+    let ended = hold.release(shard.today());
+    if ended.end == journal::End::InDoubt {
+        return ControlFlow::Break(ended);
     }
-    let now = trace.sent();
-    match admission::forward(shard, agent, &target, &admitted, now).await {
-        Ok(reply) => deliver(shard, agent, (&target, &ground), trace, admitted, reply).await,
-        Err(fault) => lose(shard, agent, &mut trace, admitted, &fault).await,
+    if let Some(intent) = trace.intent {
+        shard.journal.withdraw(intent, ended.bookings);
     }
+    trace.withdrawn();
+    ControlFlow::Continue(())
+}
+
+/// Ends a request that keybrake could not send, with what its hold came to.
+async fn fail(
+    shard: &Rc<Shard>,
+    agent: &mut Downstream,
+    trace: &Trace,
+    ended: Ended,
+    reason: &Deny,
+) -> After {
+    let is_doubt = ended.end == journal::End::InDoubt;
+    let outcome = if is_doubt { Outcome::Unknown } else { Outcome::Failed };
+    let ending = Ending::allowed(outcome, ended, reason.status());
+    deny(shard, agent, trace, reason, ending).await
 }
 
 /// Settles by the vendor's reply and hands it to the agent.
@@ -242,6 +296,7 @@ async fn lose(
         Fault::Unreachable(_) => Deny::VendorUnreachable,
         Fault::Closed | Fault::Revoked => Deny::Unauthorized,
         Fault::Blind => Deny::ControlUnavailable,
+        Fault::Stale => Deny::PolicyChanged,
         Fault::TimedOut => Deny::VendorTimeout,
         Fault::Dropped | Fault::Broken => Deny::VendorBroken,
     };
@@ -256,7 +311,7 @@ async fn lose(
     let is_unknown = !fault.before_send() || ended.end == journal::End::InDoubt;
     let ending = if is_unknown {
         Ending::allowed(Outcome::Unknown, ended, reason.status())
-    } else if matches!(fault, Fault::Closed | Fault::Blind) {
+    } else if matches!(fault, Fault::Closed | Fault::Blind | Fault::Stale) {
         Ending::denied(Some(ended))
     } else {
         Ending::allowed(Outcome::Failed, ended, reason.status())

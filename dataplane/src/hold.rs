@@ -82,7 +82,7 @@ impl Hold {
         quote: Micros,
     ) -> Result<Hold, Refusal> {
         let reserve = |quote| entry.account.reserve(today, quote);
-        let joined = memory.join(entry.record.id, identity, quote, now, reserve)?;
+        let joined = memory.join(entry.id, identity, quote, now, reserve)?;
         let Some((Place { share, joined }, day)) = joined else {
             return Hold::reserve(entry, journal, today, quote);
         };
@@ -202,7 +202,7 @@ impl Hold {
 
     fn end_in_memory(&self, ending: Ending, at: UnixMicros) -> Money {
         let Some(Shared { memory, share }) = &self.shared else { return Money::Untouched };
-        let money = memory.end(self.entry.record.id, *share, ending, at);
+        let money = memory.end(self.entry.id, *share, ending, at);
         match money {
             Money::InDoubt(quote) => self.entry.add_doubt(quote),
             Money::DoubtSettled(quote) => self.entry.end_doubt(quote),

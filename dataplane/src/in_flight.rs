@@ -47,6 +47,8 @@ pub(crate) enum AtVendor {
     Finish,
     /// Their connections are shut down.
     Cut,
+    /// They finish, and a send that takes long is waited for: the key is changed, not revoked.
+    Wait,
 }
 
 /// What a shard says of a revoke.
@@ -68,11 +70,12 @@ pub(crate) struct InFlight {
     waiting: RefCell<Vec<Waiting>>,
 }
 
-/// A revoke that waits.
+/// A revoke or a change that waits.
 struct Waiting {
     keys: KeySet,
-    /// Its exchanges that have looked and not sent. No further one looks: the accounts are closed.
-    sending: u64,
+    /// The exchanges that had looked and not sent: further ones look under what holds now, if at all.
+    sending: Vec<usize>,
+    at_vendor: AtVendor,
     cut: u64,
     ticks: u32,
     acknowledge: Box<dyn FnOnce(InForce)>,
@@ -116,18 +119,19 @@ impl InFlight {
         acknowledge: impl FnOnce(InForce) + 'static,
     ) {
         let cut = match at_vendor {
-            AtVendor::Finish => 0,
+            AtVendor::Finish | AtVendor::Wait => 0,
             AtVendor::Cut => self.shut_down(&keys, |phase| phase != Phase::Admitted),
         };
-        let sending = self.count(&keys, Phase::Looked);
+        let sending = self.sending(&keys);
         let acknowledge = Box::new(acknowledge);
-        self.waiting.borrow_mut().push(Waiting { keys, sending, cut, ticks: 0, acknowledge });
+        self.waiting.borrow_mut().push(Waiting { keys, sending, at_vendor, cut, ticks: 0, acknowledge });
         self.settle_waiting();
     }
 
     /// Shuts down what is stuck in its send and holds a revoke back; called every tick.
     pub(crate) fn tick(&self) {
-        for one in self.waiting.borrow_mut().iter_mut() {
+        let mut waiting = self.waiting.borrow_mut();
+        for one in waiting.iter_mut().filter(|one| one.at_vendor != AtVendor::Wait) {
             one.ticks = one.ticks.saturating_add(1);
             if one.ticks >= STUCK_TICKS {
                 let cut = self.shut_down(&one.keys, |phase| phase == Phase::Looked);
@@ -148,7 +152,8 @@ impl InFlight {
 
     fn settle_waiting(&self) {
         // Collected first: what is called may come back here.
-        let ready: Vec<Waiting> = self.waiting.borrow_mut().extract_if(.., |one| one.sending == 0).collect();
+        let ready: Vec<Waiting> =
+            self.waiting.borrow_mut().extract_if(.., |one| one.sending.is_empty()).collect();
         for one in ready {
             let at_vendor = self.count(&one.keys, Phase::AtVendor);
             (one.acknowledge)(InForce { at_vendor, cut: one.cut, at: Instant::now() });
@@ -161,6 +166,14 @@ impl InFlight {
         u64::try_from(of_phase.filter(|flight| keys.contains(&flight.key)).count()).unwrap_or(u64::MAX)
     }
 
+    fn sending(&self, keys: &KeySet) -> Vec<usize> {
+        let flights = self.flights.borrow();
+        let is_sending = |flight: &Flight| flight.phase == Phase::Looked && keys.contains(&flight.key);
+        let sending =
+            flights.iter().enumerate().filter(|(_, flight)| flight.as_ref().is_some_and(is_sending));
+        sending.map(|(index, _)| index).collect()
+    }
+
     fn change(&self, index: usize, change: impl FnOnce(&mut Option<Flight>)) {
         let before = match self.flights.borrow_mut().get_mut(index) {
             Some(slot) => {
@@ -170,14 +183,15 @@ impl InFlight {
             }
             None => None,
         };
-        let sent = before.filter(|flight| flight.phase == Phase::Looked);
-        let Some(sent) = sent else { return };
+        if before.is_none_or(|flight| flight.phase != Phase::Looked) {
+            return;
+        }
         let mut waiting = self.waiting.borrow_mut();
         if waiting.is_empty() {
             return;
         }
-        for one in waiting.iter_mut().filter(|one| one.keys.contains(&sent.key)) {
-            one.sending = one.sending.saturating_sub(1);
+        for one in waiting.iter_mut() {
+            one.sending.retain(|sending| *sending != index);
         }
         drop(waiting);
         self.settle_waiting();
@@ -288,6 +302,25 @@ mod tests {
         let told = ask(&in_flight, OURS, AtVendor::Finish);
         drop(sending);
         assert_eq!(told.get(), Some((0, 0)));
+    }
+
+    #[test]
+    fn q22_a_change_waits_for_what_had_looked_for_as_long_as_it_takes_and_for_nothing_later() {
+        let in_flight = in_flight();
+        let connections = [connect(&in_flight), connect(&in_flight)];
+        let before = in_flight.board(key(OURS));
+        before.looked(connections[0].0.id());
+        let told = ask(&in_flight, OURS, AtVendor::Wait);
+        let after = in_flight.board(key(OURS));
+        after.looked(connections[1].0.id());
+        after.sent();
+        assert_eq!(told.get(), None, "that one was decided by the new policy");
+        for _ in 0..=STUCK_TICKS {
+            in_flight.tick();
+        }
+        assert!(is_open(&connections[0].2), "nothing is cut for a change");
+        before.sent();
+        assert_eq!(told.get(), Some((2, 0)));
     }
 
     #[test]

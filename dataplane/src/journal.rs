@@ -202,6 +202,12 @@ impl Journal {
         self.record(&Record::Counted { key, object, counted });
     }
 
+    /// Records that a decision was taken back and nothing was sent: its exchange goes on under another intent, which
+    /// has the row.
+    pub(crate) fn withdraw(&self, intent: IntentId, bookings: Vec<Booking>) {
+        self.record(&Record::Outcome { intent: Some(intent), end: End::Booked, bookings, row: &[] });
+    }
+
     /// Records that an exchange vanished: what it held is in doubt.
     pub(crate) fn lost(&self, intent: IntentId) {
         self.record(&Record::Lost { intent });

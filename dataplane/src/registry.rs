@@ -2,14 +2,18 @@
 
 use std::collections::BTreeMap;
 use std::hash::{BuildHasherDefault, Hasher};
+use std::iter;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
+use arc_swap::ArcSwap;
+use keybrake_proto::catalog::Call;
 use keybrake_proto::catalog::price::Bound;
+use keybrake_proto::deny::Deny;
 use keybrake_proto::key::{KeyDigest, KeyId};
 use keybrake_proto::ledger::chain::Opening;
 use keybrake_proto::money::Micros;
-use keybrake_proto::policy::Policy;
+use keybrake_proto::policy::{Permit, Policy, Restrictions};
 use keybrake_proto::time::UnixMicros;
 use serde::{Deserialize, Serialize};
 
@@ -26,18 +30,29 @@ pub(crate) struct KeyRecord {
     pub(crate) agent_run_label: Option<String>,
     pub(crate) metadata: BTreeMap<String, String>,
     pub(crate) created_at: UnixMicros,
-    /// The key it was derived from.
+    /// The key above it; it never changes.
     #[serde(default)]
     pub(crate) parent: Option<KeyId>,
+    /// Counts its changes.
+    #[serde(default)]
+    pub(crate) version: u32,
     pub(crate) revoked_at: Option<UnixMicros>,
 }
 
 /// A key in force, shared by all shards.
 pub(crate) struct KeyEntry {
-    /// As issued; `revoked_at` in it is of the time it was loaded.
-    pub(crate) record: KeyRecord,
+    pub(crate) id: KeyId,
+    pub(crate) digest: KeyDigest,
+    /// The key above it.
+    pub(crate) parent: Option<Arc<KeyEntry>>,
+    /// As issued or last changed; `revoked_at` in it is of the time it was loaded.
+    record: ArcSwap<KeyRecord>,
+    /// From this instant on it admits nothing, in microseconds; `u64::MAX` is never.
+    expires_at: AtomicU64,
+    /// Counts its changes since it was loaded.
+    changes: AtomicU64,
     /// Its money.
-    pub(crate) account: Account,
+    pub(crate) account: Arc<Account>,
     /// Its pace, and that of the keys above it.
     pub(crate) rate: KeyRate,
     /// When it was revoked, in microseconds; 0 is not.
@@ -48,22 +63,98 @@ pub(crate) struct KeyEntry {
     revoke_is_durable: AtomicBool,
 }
 
+/// Which policy a decision was made by. Two that are equal are of one policy, of the key and of all above it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Epoch(u64);
+
 impl KeyEntry {
-    /// The key with the money of the last run.
-    pub(crate) fn new(record: KeyRecord, opening: Opening, in_doubt: Micros) -> KeyEntry {
-        let account = Account::new(record.id, opening, record.policy.limits(), None);
-        let revoked_at = AtomicU64::new(record.revoked_at.map_or(0, |at| at.0));
-        let revoke_is_durable = AtomicBool::new(record.revoked_at.is_some());
-        let in_doubt = AtomicU64::new(in_doubt.as_u64());
-        let rate = KeyRate::new(record.policy.restrictions.rate_limit_rps, None);
-        let entry = KeyEntry { record, account, rate, revoked_at, in_doubt, revoke_is_durable };
+    /// The key with the money of the last run, below `parent`, whose id is in the record.
+    pub(crate) fn new(
+        record: KeyRecord,
+        opening: Opening,
+        in_doubt: Micros,
+        parent: Option<Arc<KeyEntry>>,
+    ) -> KeyEntry {
+        let above = parent.as_ref().map(|parent| Arc::clone(&parent.account));
+        let rate_above = parent.as_ref().map(|parent| &parent.rate);
+        let entry = KeyEntry {
+            id: record.id,
+            digest: record.digest,
+            expires_at: AtomicU64::new(expiry(&record)),
+            changes: AtomicU64::new(0),
+            account: Arc::new(Account::new(record.id, opening, record.policy.limits(), above)),
+            rate: KeyRate::new(record.policy.restrictions.rate_limit_rps, rate_above),
+            revoked_at: AtomicU64::new(record.revoked_at.map_or(0, |at| at.0)),
+            revoke_is_durable: AtomicBool::new(record.revoked_at.is_some()),
+            in_doubt: AtomicU64::new(in_doubt.as_u64()),
+            record: ArcSwap::from_pointee(record),
+            parent,
+        };
         if entry.revoked_at().is_some() {
             entry.account.close();
         }
         entry
     }
 
-    /// Closes the account; an error is when it had been revoked before.
+    /// Its record as of now. What is read of one is of one version.
+    pub(crate) fn record(&self) -> Arc<KeyRecord> {
+        self.record.load_full()
+    }
+
+    /// The key and those above it, leaf first.
+    pub(crate) fn chain(&self) -> impl Iterator<Item = &KeyEntry> {
+        iter::successors(Some(self), |entry| entry.parent.as_deref())
+    }
+
+    /// Which policy holds now. Read before anything of that policy, and compared behind it (rule Q8): what changes
+    /// in between, of this key or of one above it, changes the sum.
+    pub(crate) fn epoch(&self) -> Epoch {
+        let changes = self.chain().map(|entry| entry.changes.load(Ordering::Acquire));
+        Epoch(changes.fold(0, u64::wrapping_add))
+    }
+
+    /// Gives it another record, of the same key. One change at a time: the caller sees to that.
+    pub(crate) fn change(&self, record: KeyRecord) {
+        self.account.set_limits(record.policy.limits());
+        self.expires_at.store(expiry(&record), Ordering::Release);
+        self.record.store(Arc::new(record));
+        // Last: whoever sees the new number sees the new policy.
+        self.changes.fetch_add(1, Ordering::Release);
+    }
+
+    /// Allows `call` if this key does and every key above it: one of those may have been narrowed since this one
+    /// was issued (rule M11). Else the key that does not.
+    pub(crate) fn permit(&self, call: &Call<'_>) -> Result<Permit, (Deny, Arc<KeyRecord>)> {
+        let mut permit = None;
+        for entry in self.chain() {
+            let record = entry.record.load();
+            match record.policy.permit(call) {
+                Ok(permitted) => permit = Some(permitted),
+                Err(deny) => return Err((deny, Arc::clone(&record))),
+            }
+        }
+        permit.ok_or_else(|| (Deny::Unauthorized, self.record()))
+    }
+
+    /// Allows what a request names and holds if this key does and every key above it; else the key that does not.
+    pub(crate) fn allow(
+        &self,
+        judge: impl Fn(&Restrictions) -> Result<(), Deny>,
+    ) -> Result<(), (Deny, Arc<KeyRecord>)> {
+        for entry in self.chain() {
+            let record = entry.record.load();
+            judge(&record.policy.restrictions).map_err(|deny| (deny, Arc::clone(&record)))?;
+        }
+        Ok(())
+    }
+
+    /// The most one call may cost, of this key and of all above it.
+    pub(crate) fn max_usd_per_call(&self) -> Option<Micros> {
+        self.chain().filter_map(|entry| entry.record.load().policy.restrictions.max_usd_per_call).min()
+    }
+
+    /// Closes the account; an error is when it had been revoked before. Keys below it are closed by that too, and are
+    /// revoked by themselves so that it stands in their records.
     pub(crate) fn revoke(&self, now: UnixMicros) -> Result<UnixMicros, UnixMicros> {
         self.account.close();
         let first = self.revoked_at.compare_exchange(0, now.0, Ordering::AcqRel, Ordering::Acquire);
@@ -79,7 +170,7 @@ impl KeyEntry {
     pub(crate) fn undurable_revoke(&self) -> Option<KeyRecord> {
         let revoked_at = self.revoked_at()?;
         let is_durable = self.revoke_is_durable.load(Ordering::Acquire);
-        (!is_durable).then(|| KeyRecord { revoked_at: Some(revoked_at), ..self.record.clone() })
+        (!is_durable).then(|| KeyRecord { revoked_at: Some(revoked_at), ..(*self.record()).clone() })
     }
 
     /// When it was revoked.
@@ -92,30 +183,40 @@ impl KeyEntry {
         Micros::new(self.in_doubt.load(Ordering::Relaxed)).unwrap_or(Micros::MAX)
     }
 
-    /// An exchange that held `quote` is in doubt.
+    /// An exchange that held `quote`, on this key and all above it, is in doubt.
     pub(crate) fn add_doubt(&self, quote: Micros) {
-        self.in_doubt.fetch_add(quote.as_u64(), Ordering::Relaxed);
+        for entry in self.chain() {
+            entry.in_doubt.fetch_add(quote.as_u64(), Ordering::Relaxed);
+        }
     }
 
     /// What one that held `quote` came to is known.
     pub(crate) fn end_doubt(&self, quote: Micros) {
-        self.in_doubt.fetch_sub(quote.as_u64(), Ordering::Relaxed);
+        for entry in self.chain() {
+            entry.in_doubt.fetch_sub(quote.as_u64(), Ordering::Relaxed);
+        }
     }
 
-    /// Whether it admits anything at `now`. An expiry that was once seen stays: the account is
-    /// closed, so no later look at a clock that was set back opens it (rule Q10).
+    /// Whether it admits anything at `now`: it is open, and so is every key above it. An expiry that was once
+    /// seen stays: the account is closed, so no later look at a clock that was set back opens it (rule Q10).
     pub(crate) fn is_open(&self, now: UnixMicros) -> bool {
-        if self.record.policy.has_expired(now) {
-            self.account.close();
+        for entry in self.chain() {
+            if entry.expires_at.load(Ordering::Acquire) <= now.0 {
+                entry.account.close();
+            }
         }
         !self.account.is_closed()
     }
 
     /// Whether calls must have a price.
     pub(crate) fn bound(&self) -> Bound {
-        let is_bounded = self.record.policy.restrictions.max_usd_per_call.is_some();
-        if is_bounded || self.account.has_usd_cap() { Bound::Capped } else { Bound::Uncapped }
+        let is_bounded = self.account.has_usd_cap() || self.max_usd_per_call().is_some();
+        if is_bounded { Bound::Capped } else { Bound::Uncapped }
     }
+}
+
+fn expiry(record: &KeyRecord) -> u64 {
+    record.policy.expires_at.map_or(u64::MAX, |at| at.0)
 }
 
 /// A shard's keys by digest. Revoked keys stay, closed, so that their denials name them.
@@ -127,7 +228,7 @@ pub(crate) struct Registry {
 impl Registry {
     /// Adds a key.
     pub(crate) fn insert(&mut self, entry: Arc<KeyEntry>) {
-        self.keys.insert(entry.record.digest, entry);
+        self.keys.insert(entry.digest, entry);
     }
 
     /// The key with this digest.

@@ -37,6 +37,9 @@ pub(crate) enum Message {
     /// The accounts of these keys were closed: say so when none of their requests can still reach the
     /// vendor, or is past recall there.
     Revoked { keys: KeySet, at_vendor: AtVendor, ack: Ack },
+    /// The policy of these keys, or of one above them, has changed: say so when no request of theirs that was
+    /// decided before can still reach the vendor.
+    Changed { keys: KeySet, ack: Ack },
     /// The resolver's answer for an exchange of this shard.
     Resolved { answer: Result<Vec<SocketAddr>, ResolveError>, waiting: oneshot::Sender<Resolved> },
     /// The pacer's answer for an exchange of this shard.
@@ -169,6 +172,9 @@ impl Shard {
                 Message::Revoked { keys, at_vendor, ack } => {
                     self.in_flight.acknowledge(keys, at_vendor, move |in_force| ack.send(in_force));
                 }
+                Message::Changed { keys, ack } => {
+                    self.in_flight.acknowledge(keys, AtVendor::Wait, move |in_force| ack.send(in_force));
+                }
                 // The exchange may have given up.
                 Message::Resolved { answer, waiting } => {
                     waiting.send(answer).ok();
@@ -262,7 +268,7 @@ impl Shard {
             if let Some(connected) = rt::within(TICK, attempt.as_mut()).await {
                 return connected.map_err(NotConnected::Failed);
             }
-            if entry.account.word().closed {
+            if entry.account.is_closed() {
                 return Err(NotConnected::Closed);
             }
         }

@@ -45,6 +45,7 @@ fn revoked(key: usize) -> KeyRecord {
         metadata: Default::default(),
         created_at: UnixMicros(1),
         parent: None,
+        version: 0,
         revoked_at: Some(UnixMicros(2)),
     }
 }

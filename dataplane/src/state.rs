@@ -1,6 +1,6 @@
 //! What is opened before anything runs: directory, store, journals, master key, credentials and keys.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::fs::DirBuilder;
 use std::os::unix::fs::DirBuilderExt as _;
 use std::sync::Arc;
@@ -20,7 +20,7 @@ use crate::marks::Marks;
 use crate::objects::Objects;
 use crate::pool::Vendor;
 use crate::recovery::{self, Opened};
-use crate::registry::KeyEntry;
+use crate::registry::{KeyEntry, KeyRecord};
 use crate::seal::{Made, MasterKey};
 use crate::storage::{Books, Opening, Store, StoredCredential};
 
@@ -150,7 +150,7 @@ fn given_credential(vendor: &config::Vendor) -> anyhow::Result<Option<Secret>> {
 /// Every key with its money.
 fn open_keys(store: &Store, books: &Books) -> anyhow::Result<Arc<[Arc<KeyEntry>]>> {
     let mut openings: HashMap<KeyId, Opening> = books.openings();
-    let entry = |record: crate::registry::KeyRecord| {
+    let mut entry = |record: KeyRecord, parent: Option<Arc<KeyEntry>>| {
         let Opening { spend, in_doubt } = openings.remove(&record.id).unwrap_or_default();
         let word = Word {
             closed: false,
@@ -160,7 +160,27 @@ fn open_keys(store: &Store, books: &Books) -> anyhow::Result<Arc<[Arc<KeyEntry>]
         };
         let lifetime = spend.lifetime.saturating_add(in_doubt);
         let opening = chain::Opening { word, lifetime, requests: spend.requests };
-        Arc::new(KeyEntry::new(record, opening, in_doubt))
+        Arc::new(KeyEntry::new(record, opening, in_doubt, parent))
     };
-    Ok(store.keys()?.into_iter().map(entry).collect())
+    let mut below: HashMap<Option<KeyId>, Vec<KeyRecord>> = HashMap::new();
+    for record in store.keys()? {
+        below.entry(record.parent).or_default().push(record);
+    }
+    let (mut opened, mut parents) = (Vec::new(), VecDeque::from([None]));
+    while let Some(parent) = parents.pop_front() {
+        let id = parent.as_ref().map(|parent: &Arc<KeyEntry>| parent.id);
+        for record in below.remove(&id).unwrap_or_default() {
+            let entry = entry(record, parent.as_ref().map(Arc::clone));
+            parents.push_back(Some(Arc::clone(&entry)));
+            opened.push(entry);
+        }
+    }
+    // Without the key above it, it would have more than it was given.
+    if let Some(orphan) = below.into_values().flatten().next() {
+        bail!(
+            "the store has key {} and not the key above it: it is damaged; put the newest copy back",
+            orphan.id
+        );
+    }
+    Ok(opened.into())
 }

@@ -10,6 +10,7 @@ mod error;
 mod format;
 mod handle;
 mod kept_objects;
+mod key_write;
 mod open;
 mod remembered;
 mod resolve;

@@ -13,6 +13,7 @@ use zeroize::Zeroize as _;
 use crate::hold::Hold;
 use crate::in_flight::Ticket;
 use crate::pool::{Pool, VendorConnection};
+use crate::registry::Epoch;
 use crate::shard::{NotConnected, Shard};
 
 /// Read at once.
@@ -36,6 +37,8 @@ pub(crate) struct Admitted {
     pub(crate) permit: Permit,
     pub(crate) hold: Hold,
     pub(crate) ticket: Ticket,
+    /// Of the policy that said yes.
+    pub(crate) epoch: Epoch,
 }
 
 /// A request as it goes to the vendor, in parts that were parsed.
@@ -56,6 +59,8 @@ pub(crate) enum Fault {
     Closed,
     /// It cannot be known whether the key was closed: nothing was sent.
     Blind,
+    /// The policy that said yes is no longer the key's: nothing was sent.
+    Stale,
     /// The key was revoked while it was sent, or with an order to cut: the vendor may have acted.
     Revoked,
     /// The vendor may have acted; it was too slow.
@@ -69,7 +74,7 @@ pub(crate) enum Fault {
 impl Fault {
     /// Whether the vendor cannot have seen the request.
     pub(crate) fn before_send(&self) -> bool {
-        matches!(self, Fault::Unreachable(_) | Fault::Closed | Fault::Blind)
+        matches!(self, Fault::Unreachable(_) | Fault::Closed | Fault::Blind | Fault::Stale)
     }
 }
 
@@ -143,6 +148,11 @@ async fn exchange(
         connection.output.zeroize();
         pool.keep(connection);
         return Err(Fault::Closed);
+    }
+    if admitted.hold.entry().epoch() != admitted.epoch {
+        connection.output.zeroize();
+        pool.keep(connection);
+        return Err(Fault::Stale);
     }
     admitted.ticket.looked(connection.deadline.id());
     connection.deadline.set(pool.vendor.config.timeout_s);

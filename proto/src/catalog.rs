@@ -62,6 +62,37 @@ pub struct Operation {
     pub escalates: bool,
 }
 
+impl Operation {
+    /// The segments of its path.
+    pub fn segments(&self) -> impl Iterator<Item = PatternSegment<'_>> {
+        self.pattern.split('/').skip(1).map(PatternSegment)
+    }
+}
+
+/// One segment of an operation's pattern.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PatternSegment<'a>(&'a str);
+
+impl<'a> PatternSegment<'a> {
+    /// Whether it stands for a parameter, with or without an ending.
+    pub fn is_parameter(self) -> bool {
+        self.0.starts_with('{')
+    }
+
+    /// Whether it stands for `literal` too.
+    pub fn fits(self, literal: &str) -> bool {
+        match self.ending() {
+            Some(ending) => literal.len() > ending.len() && literal.ends_with(ending),
+            None => literal == self.0,
+        }
+    }
+
+    /// What every value of the parameter ends in, perhaps nothing; `None` for a literal.
+    pub fn ending(self) -> Option<&'a str> {
+        self.0.strip_prefix('{').and_then(|text| text.split_once('}')).map(|(_, ending)| ending)
+    }
+}
+
 /// A vendor's table.
 pub struct Catalog {
     /// The name in configs, policies and mounts.

@@ -13,7 +13,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::key::KeyId;
 use crate::money::{Micros, usd};
-use crate::policy::{KeySpec, Restrictions, Rule};
+use crate::policy::{KeyChange, KeySpec, Restrictions, Rule};
 pub use revoke::{
     NotARevoke, REVOKE_IDS_MAX, REVOKED_IDS_MAX, Revoke, RevokeSpec, Revoked, SPOOL_BYTES_MAX, SPOOL_NAME,
     SPOOL_SUFFIX, Selector, SpoolDamaged, Spooled,
@@ -39,6 +39,15 @@ pub enum Request {
     Status,
     /// Makes a key; answered by [`Reply::Issued`] once it is durable and every shard knows it.
     IssueKey(Box<KeySpec>),
+    /// Changes a key; answered by [`Reply::Changed`] once it is durable and every shard decides by it.
+    ChangeKey {
+        /// Which one.
+        id: KeyId,
+        /// The [`KeyView::version`] it must have; `None`: any.
+        version: Option<u32>,
+        /// What changes.
+        change: Box<KeyChange>,
+    },
     /// The keys behind `after`, oldest first; answered by [`Reply::Keys`].
     ListKeys {
         /// The last key of the page before; `None` for the first page.
@@ -83,6 +92,14 @@ pub enum Reply {
         vault_key: String,
         /// The key as listed.
         key: Box<KeyView>,
+    },
+    /// To [`Request::ChangeKey`].
+    Changed {
+        /// The key as it is now.
+        key: Box<KeyView>,
+        /// The workers that did not answer in time: it is durable, and they may still send what they decided
+        /// before.
+        late_workers: Vec<usize>,
     },
     /// To [`Request::ListKeys`].
     Keys {
@@ -170,6 +187,15 @@ pub struct KeyView {
     pub id: KeyId,
     /// `active`, `expired` or `revoked`.
     pub status: KeyStatus,
+    /// Counts its changes.
+    #[serde(default)]
+    pub version: u32,
+    /// The key above it, which it draws on too and may not go beyond.
+    #[serde(default)]
+    pub parent_key_id: Option<KeyId>,
+    /// Keys directly below it, closed ones included.
+    #[serde(default)]
+    pub children: u64,
     /// The vendor.
     pub vendor: String,
     /// A name for people.
@@ -199,6 +225,9 @@ pub struct KeyView {
     /// What may still be committed today: what is left of the caps, the smaller one counts.
     #[serde(with = "usd::option")]
     pub remaining_usd: Option<Micros>,
+    /// The same with every key above it: what a call may cost at most.
+    #[serde(with = "usd::option", default)]
+    pub chain_remaining_usd: Option<Micros>,
     /// The most requests per UTC day.
     pub daily_request_budget: Option<u32>,
     /// Requests that were sent today, or are about to be; only counted for a key with such a budget.
@@ -388,6 +417,8 @@ mod tests {
             daily_usd_cap: Some(Micros::MAX),
             ..KeySpec::default()
         })));
+        let change = KeyChange { daily_usd_cap: Some(None), ..KeyChange::default() };
+        check(&Request::ChangeKey { id, version: Some(3), change: Box::new(change) });
         check(&Request::Revoke(Revoke { of: Selector::Label("billing".to_owned()), cut: true }));
         check(&Request::Revoke(Revoke { of: Selector::All, cut: false }));
         check(&Reply::Refused(Refused {

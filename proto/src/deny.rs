@@ -99,6 +99,8 @@ pub enum Deny {
     AdminUnavailable,
     /// The control thread does not look at its orders, so the key may be revoked without anybody knowing.
     ControlUnavailable,
+    /// The key's policy changed again and again while the request was decided on (rule Q8).
+    PolicyChanged,
 }
 
 /// What is wrong with the object that a call acts on.
@@ -160,7 +162,8 @@ impl Deny {
             | Deny::Clock(_)
             | Deny::Draining
             | Deny::AdminUnavailable
-            | Deny::ControlUnavailable => 503,
+            | Deny::ControlUnavailable
+            | Deny::PolicyChanged => 503,
             Deny::VendorTimeout => 504,
         }
     }
@@ -191,6 +194,7 @@ impl Deny {
             Deny::VendorTimeout => "vendor_timeout",
             Deny::AdminUnavailable => "admin_unavailable",
             Deny::ControlUnavailable => "control_unavailable",
+            Deny::PolicyChanged => "policy_changed",
         }
     }
 
@@ -206,7 +210,8 @@ impl Deny {
             | Deny::Draining
             | Deny::AdminUnavailable
             | Deny::ControlUnavailable
-            | Deny::Object(ObjectFault::Busy) => Some(1),
+            | Deny::Object(ObjectFault::Busy)
+            | Deny::PolicyChanged => Some(1),
             Deny::Unauthorized
             | Deny::Endpoint { .. }
             | Deny::Vendor
@@ -310,6 +315,9 @@ impl fmt::Display for Explained<'_> {
             Deny::ControlUnavailable => f.write_str(
                 "keybrake: orders to revoke are not being read, so this key may be revoked. Nothing was sent to the \
                  vendor; try again.",
+            ),
+            Deny::PolicyChanged => f.write_str(
+                "keybrake: this key's policy changed while the request waited. Nothing was sent to the vendor; try again.",
             ),
         }
     }

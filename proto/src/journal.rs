@@ -89,7 +89,7 @@ pub enum Record<'a> {
         end: End,
         /// What it counts on each level of the chain; empty for a denial.
         bookings: Vec<Booking>,
-        /// The encoded audit row.
+        /// The encoded audit row; empty for an intent whose exchange goes on under another one.
         #[serde(borrow)]
         row: &'a [u8],
     },

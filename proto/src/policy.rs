@@ -1,11 +1,15 @@
 //! What a key may do. A [`Policy`] that exists is valid; the default is deny.
 
+mod attenuate;
+mod change;
 pub mod params;
 mod rate;
 mod restrictions;
 mod rule;
 mod spec;
 
+pub use attenuate::DEPTH_MAX;
+pub use change::KeyChange;
 pub use params::{ParamRule, Params};
 pub use rate::{Bucket, NotARate, Rate, retry_after_s};
 pub use restrictions::Restrictions;

@@ -35,7 +35,7 @@ pub use report::Report;
 pub enum Part {
     /// `kill -9` of one or both processes under load.
     Kill,
-    /// `kill -9` of everything at the acknowledgement of an issue or a revoke.
+    /// `kill -9` of everything at the acknowledgement of an issue, a revoke or a change.
     Ack,
     /// Power cuts.
     Power,

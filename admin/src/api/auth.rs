@@ -16,10 +16,20 @@ use super::error::ApiError;
 
 /// Lets a request with the admin token through.
 pub(super) async fn operator(State(api): State<Arc<Api>>, request: Request, next: Next) -> Response {
-    let token = bearer(request.headers());
-    if token.is_some_and(|token| api.token.matches(token)) {
+    if is_operator(&api, request.headers()) {
         return next.run(request).await;
     }
+    no_operator(&api, request.headers()).into_response()
+}
+
+/// Whether the request has the admin token.
+pub(super) fn is_operator(api: &Api, headers: &HeaderMap) -> bool {
+    bearer(headers).is_some_and(|token| api.token.matches(token))
+}
+
+/// The answer to one that has not.
+pub(super) fn no_operator(api: &Api, headers: &HeaderMap) -> ApiError {
+    let token = bearer(headers);
     api.metrics.count_unauthorized();
     let is_vault_key = token.is_some_and(key::is_well_formed);
     let message = match (token, is_vault_key) {
@@ -27,7 +37,7 @@ pub(super) async fn operator(State(api): State<Arc<Api>>, request: Request, next
         (Some(_), true) => "a vault key is not an admin token; `keybrake token` says where that is",
         (Some(_), false) => "this is not the admin token; `keybrake token` says where it is",
     };
-    ApiError::unauthorized(message).into_response()
+    ApiError::unauthorized(message)
 }
 
 /// The vault key of the request: a bearer token, or either half of Basic, as vendors' SDKs send it.

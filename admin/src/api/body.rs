@@ -1,5 +1,6 @@
-//! The bodies of `POST /vault/keys`, `POST /vault/revoke` and `POST /doubts/{id}/settle`, and what to say about one that is wrong.
+//! The bodies of requests, and what to say about one that is wrong.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use axum::body::Bytes;
@@ -7,12 +8,14 @@ use axum::extract::{FromRequest, Request};
 use axum::http::StatusCode;
 use axum::http::header::CONTENT_TYPE;
 use keybrake_proto::control::{Revoke, RevokeSpec};
-use keybrake_proto::policy::KeySpec;
+use keybrake_proto::key;
+use keybrake_proto::policy::{KeyChange, KeySpec};
+use serde::de::DeserializeOwned;
 use serde_json::{Map, Value};
 
-use super::BODY_BYTES_MAX;
 use super::doubts::Charge;
 use super::error::ApiError;
+use super::{Api, BODY_BYTES_MAX, auth};
 
 /// The longest a body may take to arrive.
 const BODY_TIMEOUT: Duration = Duration::from_secs(30);
@@ -22,14 +25,41 @@ const REVOKE_FIELDS: [&str; 7] = ["ids", "label", "agent_run_label", "subtree", 
 
 const CHARGE_EXAMPLE: &str = r#"{"usd": 12.50}"#;
 
-/// A [`KeySpec`] from a request's body.
+/// A [`KeySpec`] from the body of a request that may issue it: one with the admin token, or one that names a vault key,
+/// and not an id, as the parent. Whether that key is good, the dataplane judges.
 pub(super) struct SpecBody(pub(super) KeySpec);
 
-impl<S: Send + Sync> FromRequest<S> for SpecBody {
+impl FromRequest<Arc<Api>> for SpecBody {
     type Rejection = ApiError;
 
-    async fn from_request(request: Request, state: &S) -> Result<SpecBody, ApiError> {
-        parse(&read(request, state).await?).map(SpecBody)
+    async fn from_request(request: Request, api: &Arc<Api>) -> Result<SpecBody, ApiError> {
+        let headers = request.headers().clone();
+        let is_operator = auth::is_operator(api, &headers);
+        let read = read(request, api).await;
+        let names_parent = || read.as_ref().is_ok_and(|bytes| names_vault_key(bytes));
+        // Whoever has shown nothing learns nothing of their body.
+        if !is_operator && !names_parent() {
+            return Err(auth::no_operator(api, &headers));
+        }
+        parse(&read?).map(SpecBody)
+    }
+}
+
+/// Whether the body names a vault key as the parent: its text, which only a holder knows.
+fn names_vault_key(body: &[u8]) -> bool {
+    let body: Option<Value> = serde_json::from_slice(body).ok();
+    let parent = body.as_ref().and_then(|body| body.get("parent_vault_key")?.as_str());
+    parent.is_some_and(|parent| key::is_well_formed(parent.as_bytes()))
+}
+
+/// A [`KeyChange`] from a request's body.
+pub(super) struct ChangeBody(pub(super) KeyChange);
+
+impl<S: Send + Sync> FromRequest<S> for ChangeBody {
+    type Rejection = ApiError;
+
+    async fn from_request(request: Request, state: &S) -> Result<ChangeBody, ApiError> {
+        parse_change(&read(request, state).await?).map(ChangeBody)
     }
 }
 
@@ -93,12 +123,22 @@ fn is_json(request: &Request) -> bool {
 }
 
 fn parse(bytes: &[u8]) -> Result<KeySpec, ApiError> {
-    let error = match serde_json::from_slice::<KeySpec>(bytes) {
-        Ok(spec) => return Ok(spec),
-        Err(error) => error,
-    };
     let example = r#"{"vendor": "stripe", "allowed_endpoints": ["POST /v1/charges"]}"#;
-    Err(blame(&members(bytes, example)?, &error))
+    // serde would read a list as the fields in their order.
+    let members = members(bytes, example)?;
+    match serde_json::from_slice::<KeySpec>(bytes) {
+        Ok(spec) if spec.vendor.is_empty() && spec.parent_vault_key.is_none() => {
+            let message = "is missing; name a configured vendor, such as \"stripe\"";
+            Err(ApiError::field("missing_field", "vendor", message))
+        }
+        Ok(spec) => Ok(spec),
+        Err(error) => Err(blame::<KeySpec>(&members, &error)),
+    }
+}
+
+fn parse_change(bytes: &[u8]) -> Result<KeyChange, ApiError> {
+    let members = members(bytes, r#"{"daily_usd_cap": 20}"#)?;
+    serde_json::from_slice(bytes).map_err(|error| blame::<KeyChange>(&members, &error))
 }
 
 fn parse_revoke(bytes: &[u8]) -> Result<Revoke, ApiError> {
@@ -142,13 +182,11 @@ fn members(bytes: &[u8], example: &str) -> Result<Map<String, Value>, ApiError> 
     }
 }
 
-/// Finds the member that is wrong: each one alone, beside a vendor, must be a spec.
-fn blame(members: &Map<String, Value>, whole: &serde_json::Error) -> ApiError {
+/// Finds the member that is wrong: each one alone must be a `T`.
+fn blame<T: DeserializeOwned>(members: &Map<String, Value>, whole: &serde_json::Error) -> ApiError {
     for (name, value) in members {
-        let mut alone = Map::new();
-        alone.insert("vendor".to_owned(), Value::from("any"));
-        alone.insert(name.clone(), value.clone());
-        if let Err(error) = serde_json::from_value::<KeySpec>(Value::Object(alone)) {
+        let alone = Map::from_iter([(name.clone(), value.clone())]);
+        if let Err(error) = serde_json::from_value::<T>(Value::Object(alone)) {
             let code = if is_field(name) { "invalid_field" } else { "unknown_field" };
             let message = match expected(name) {
                 Some(expected) => format!("{error}; {expected}"),
@@ -156,10 +194,6 @@ fn blame(members: &Map<String, Value>, whole: &serde_json::Error) -> ApiError {
             };
             return ApiError::field(code, name, message);
         }
-    }
-    if !members.contains_key("vendor") {
-        let message = "is missing; name a configured vendor, such as \"stripe\"";
-        return ApiError::field("missing_field", "vendor", message);
     }
     // Each member is right and the whole is not: a name stands there twice.
     ApiError::new(StatusCode::BAD_REQUEST, "invalid_body", format!("{whole}; give each field once"))
@@ -216,6 +250,7 @@ mod tests {
         check("\u{feff}{}", "malformed_json", None, "not JSON").await;
         check("[]", "not_an_object", None, "must be an object").await;
         check("{}", "missing_field", Some("vendor"), "is missing").await;
+        check(r#"{"parent_vault_key": 1}"#, "invalid_field", Some("parent_vault_key"), "a string").await;
         check(r#"{"vendor": 1}"#, "invalid_field", Some("vendor"), "name a configured vendor").await;
         let stripe = |more: &str| format!(r#"{{"vendor": "stripe", {more}}}"#);
         let invalid = "invalid_field";
@@ -267,6 +302,27 @@ mod tests {
         for field in REVOKE_FIELDS {
             let wrong = parse_revoke(format!(r#"{{"{field}": {{}}}}"#).as_bytes()).unwrap_err();
             assert!(!wrong.message.contains("unknown field"), "{field}: {}", wrong.message);
+        }
+    }
+
+    #[test]
+    fn a_wrong_change_is_refused_field_by_field() {
+        for (body, code, field) in [
+            ("[]", "not_an_object", None),
+            (r#"{"label": "a", "label": "b"}"#, "invalid_body", None),
+            (r#"{"dayly_usd_cap": 1}"#, "unknown_field", Some("dayly_usd_cap")),
+            (r#"{"daily_usd_cap": "1"}"#, "invalid_field", Some("daily_usd_cap")),
+            (r#"{"vendor": "stripe"}"#, "invalid_field", Some("vendor")),
+            (r#"{"parent_vault_key": null}"#, "invalid_field", Some("parent_vault_key")),
+            (r#"{"daily_request_budget": 0}"#, "invalid_field", Some("daily_request_budget")),
+            (r#"{"metadata": null, "expires_at": 5}"#, "invalid_field", Some("expires_at")),
+        ] {
+            let error = parse_change(body.as_bytes()).unwrap_err();
+            let expected = match field {
+                Some(field) => ApiError::field(code, field, error.message.clone()),
+                None => ApiError::new(StatusCode::BAD_REQUEST, code, error.message.clone()),
+            };
+            assert_eq!(error, expected, "{body}");
         }
     }
 

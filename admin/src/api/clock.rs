@@ -26,6 +26,7 @@ async fn ask(api: &Api, request: &Request) -> Result<Json<ClockView>, ApiError> 
         Reply::Refused(refused) => Err(refused.into()),
         Reply::Status(_)
         | Reply::Issued { .. }
+        | Reply::Changed { .. }
         | Reply::Keys { .. }
         | Reply::Key(_)
         | Reply::Revoked(_)

@@ -35,6 +35,7 @@ pub(super) async fn list(State(api): State<Arc<Api>>) -> Result<Json<Doubts>, Ap
         Reply::Refused(refused) => Err(refused.into()),
         Reply::Status(_)
         | Reply::Issued { .. }
+        | Reply::Changed { .. }
         | Reply::Keys { .. }
         | Reply::Key(_)
         | Reply::Revoked(_)
@@ -66,6 +67,7 @@ async fn resolve(api: &Api, id: String, charge_usd: Option<Micros>) -> Result<Js
         Reply::Refused(refused) => Err(refused.into()),
         Reply::Status(_)
         | Reply::Issued { .. }
+        | Reply::Changed { .. }
         | Reply::Keys { .. }
         | Reply::Key(_)
         | Reply::Revoked(_)

@@ -20,6 +20,7 @@ impl Api {
             Reply::Status(status) => Ok(status),
             Reply::Refused(refused) => Err(refused.into()),
             Reply::Issued { .. }
+            | Reply::Changed { .. }
             | Reply::Keys { .. }
             | Reply::Key(_)
             | Reply::Revoked(_)

@@ -1,12 +1,13 @@
-//! The routes of vault keys: issue, list, show, a holder's own view.
+//! The routes of vault keys: issue, list, show, change, a holder's own view.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use axum::Json;
 use axum::extract::State;
-use axum::http::{HeaderMap, StatusCode};
-use axum::response::{IntoResponse as _, Response};
+use axum::http::header::{ETAG, IF_MATCH};
+use axum::http::{HeaderMap, HeaderValue, StatusCode};
+use axum::response::{IntoResponse, Response};
 use keybrake_proto::control::{KeyStatus, KeyView, LIST_KEYS_MAX, Reply, Request};
 use keybrake_proto::key::KeyId;
 use keybrake_proto::money::{Micros, usd};
@@ -15,7 +16,7 @@ use serde::Serialize;
 
 use super::Api;
 use super::auth;
-use super::body::SpecBody;
+use super::body::{ChangeBody, SpecBody};
 use super::error::ApiError;
 use super::params::{IdInPath, Params};
 use crate::control::ControlError;
@@ -29,6 +30,8 @@ struct Issued {
     vault_key: String,
     id: KeyId,
     status: KeyStatus,
+    version: u32,
+    parent_key_id: Option<KeyId>,
     label: Option<String>,
     agent_run_label: Option<String>,
     created_at: String,
@@ -68,11 +71,20 @@ pub(super) async fn issue(
         );
         ApiError::new(StatusCode::SERVICE_UNAVAILABLE, "dataplane_unavailable", message)
     })?;
-    let Reply::Issued { vault_key, key } = reply else { return Err(unexpected(reply)) };
+    let Reply::Issued { vault_key, key } = reply else {
+        let refusal = unexpected(reply);
+        if refusal.status == StatusCode::UNAUTHORIZED {
+            api.metrics.count_unauthorized();
+        }
+        return Err(refusal);
+    };
+    let version = etag(key.version);
     let issued = Issued {
         vault_key,
         id: key.id,
         status: key.status,
+        version: key.version,
+        parent_key_id: key.parent_key_id,
         label: key.label,
         agent_run_label: key.agent_run_label,
         created_at: key.created_at,
@@ -88,7 +100,7 @@ pub(super) async fn issue(
         },
         metadata: key.metadata,
     };
-    Ok((StatusCode::CREATED, Json(issued)).into_response())
+    Ok((StatusCode::CREATED, [(ETAG, version)], Json(issued)).into_response())
 }
 
 #[derive(Serialize)]
@@ -115,10 +127,80 @@ pub(super) async fn list(
 pub(super) async fn show(
     State(api): State<Arc<Api>>,
     IdInPath(id): IdInPath,
-) -> Result<Json<impl Serialize>, ApiError> {
+) -> Result<impl IntoResponse, ApiError> {
     let reply = api.control.call(&Request::ShowKey(id)).await?;
     let Reply::Key(key) = reply else { return Err(unexpected(reply)) };
-    Ok(Json(key))
+    Ok(([(ETAG, etag(key.version))], Json(key)))
+}
+
+/// `PATCH /vault/keys/{id}`.
+pub(super) async fn change(
+    State(api): State<Arc<Api>>,
+    IdInPath(id): IdInPath,
+    headers: HeaderMap,
+    ChangeBody(change): ChangeBody,
+) -> Result<Response, ApiError> {
+    let version = expected_version(&headers)?;
+    let asked = api.control.call(&Request::ChangeKey { id, version, change: Box::new(change) }).await;
+    let reply = asked.map_err(|error| {
+        if !error.may_have_acted() {
+            return ApiError::from(error);
+        }
+        let message = format!("{error}. The key may have been changed: show it, and change it again");
+        ApiError::new(StatusCode::SERVICE_UNAVAILABLE, "dataplane_unavailable", message)
+    })?;
+    let Reply::Changed { key, late_workers } = reply else { return Err(unexpected(reply)) };
+    let version = etag(key.version);
+    if late_workers.is_empty() {
+        return Ok(([(ETAG, version)], Json(key)).into_response());
+    }
+    let late: Vec<String> = late_workers.iter().map(ToString::to_string).collect();
+    let message = format!(
+        "changed and on disk, and worker {} did not say in time that nothing it decided before is sent any more; send \
+         the change again, with this ETag, until it is 200",
+        late.join(", ")
+    );
+    let pending = Pending { message, late_workers, key };
+    Ok((StatusCode::ACCEPTED, [(ETAG, version)], Json(pending)).into_response())
+}
+
+/// The answer to a change that is not in force everywhere yet.
+#[derive(Serialize)]
+struct Pending {
+    message: String,
+    late_workers: Vec<usize>,
+    key: Box<KeyView>,
+}
+
+fn etag(version: u32) -> HeaderValue {
+    HeaderValue::from_str(&format!("\"{version}\"")).unwrap_or_else(|_| HeaderValue::from_static("\"0\""))
+}
+
+/// The version that the caller has seen; `None` for `*`: whatever it is.
+fn expected_version(headers: &HeaderMap) -> Result<Option<u32>, ApiError> {
+    const FIELD: &str = "If-Match";
+    let mut values = headers.get_all(IF_MATCH).iter();
+    let value = match (values.next(), values.next()) {
+        (Some(value), None) => value.to_str().unwrap_or_default().trim(),
+        (Some(_), Some(_)) => return Err(ApiError::field("invalid_parameter", FIELD, "give it once")),
+        (None, _) => {
+            return Err(ApiError::new(
+                StatusCode::PRECONDITION_REQUIRED,
+                "precondition_required",
+                "send `If-Match` with the ETag that `GET /vault/keys/{id}` answers, so that no other change is lost; \
+                 `If-Match: *` changes the key whatever it is now",
+            ));
+        }
+    };
+    if value == "*" {
+        return Ok(None);
+    }
+    let version = value
+        .strip_prefix('"')
+        .and_then(|value| value.strip_suffix('"'))
+        .and_then(|value| value.parse().ok());
+    let expected = "write one ETag as it was answered, such as `\"3\"`, or `*`";
+    version.map(Some).ok_or_else(|| ApiError::field("invalid_parameter", FIELD, expected))
 }
 
 /// A key as its holder sees it.
@@ -126,6 +208,7 @@ pub(super) async fn show(
 struct Own {
     id: KeyId,
     status: KeyStatus,
+    parent_key_id: Option<KeyId>,
     vendor: String,
     label: Option<String>,
     allowed_endpoints: Vec<Rule>,
@@ -139,6 +222,8 @@ struct Own {
     total_committed_usd: Option<Micros>,
     #[serde(with = "usd::option")]
     remaining_usd: Option<Micros>,
+    #[serde(with = "usd::option")]
+    chain_remaining_usd: Option<Micros>,
     daily_request_budget: Option<u32>,
     requests_today: Option<u64>,
     resets_at: String,
@@ -166,6 +251,7 @@ pub(super) async fn own(
     Ok(Json(Own {
         id: key.id,
         status: key.status,
+        parent_key_id: key.parent_key_id,
         vendor: key.vendor,
         label: key.label,
         allowed_endpoints: key.allowed_endpoints,
@@ -174,6 +260,7 @@ pub(super) async fn own(
         total_usd_cap: key.total_usd_cap,
         total_committed_usd: key.total_committed_usd,
         remaining_usd: key.remaining_usd,
+        chain_remaining_usd: key.chain_remaining_usd,
         daily_request_budget: key.daily_request_budget,
         requests_today: key.requests_today,
         resets_at: key.resets_at,
@@ -188,6 +275,7 @@ fn unexpected(reply: Reply) -> ApiError {
         Reply::Refused(refused) => refused.into(),
         Reply::Status(_)
         | Reply::Issued { .. }
+        | Reply::Changed { .. }
         | Reply::Keys { .. }
         | Reply::Key(_)
         | Reply::Revoked(_)

@@ -128,6 +128,14 @@ impl Client {
         self.answer(request.content_type("application/json").send(body))
     }
 
+    /// `PATCH path` of what has this ETag.
+    pub(super) fn patch(&self, path: &str, etag: &str, body: &[u8]) -> Result<Answer, Failure> {
+        let url = format!("{}{path}", self.base);
+        let request = self.agent.patch(url).header("authorization", self.authorization.expose());
+        let sent = request.header("if-match", etag).content_type("application/json").send(body);
+        Ok(self.answer(sent)?)
+    }
+
     fn answer(&self, sent: Result<Response<ureq::Body>, ureq::Error>) -> Result<Answer, CallError> {
         let mut response = sent.map_err(|error| self.unreachable(&error))?;
         let status = response.status().as_u16();

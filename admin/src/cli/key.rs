@@ -1,5 +1,7 @@
 //! `keybrake key …`.
 
+mod set;
+
 use std::io::{Read as _, Write as _};
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -17,6 +19,7 @@ use super::client::{Answer, Client};
 use super::{Connection, Invocation, print, print_json, table};
 use crate::config::reachable;
 use crate::failure::{Failure, STATUS_PENDING};
+use set::Set;
 
 #[derive(Debug, Subcommand)]
 pub(super) enum KeyCommand {
@@ -27,6 +30,14 @@ pub(super) enum KeyCommand {
                             \"allowed_endpoints\": [\"POST /v1/charges\"]}' | keybrake key issue --from-json -\n\n\
                             Standard output holds the key alone; the hints go to standard error.")]
     Issue(Box<Issue>),
+    /// Change what a key may do, or its labels; at once, for all calls that are sent from then on.
+    #[command(
+        visible_alias = "update",
+        after_help = "Examples:\n  keybrake key set vk_0123456789abcdef --daily-usd-cap 20\n  keybrake key set \
+                      vk_0123456789abcdef --allow \"GET /v1/**\" --clear daily-usd-cap\n  keybrake key set \
+                      vk_0123456789abcdef --expires-in 1h --if-version 3"
+    )]
+    Set(Box<Set>),
     /// List keys, oldest first.
     #[command(after_help = "Examples:\n  keybrake key list\n  keybrake key list --all --json")]
     List(List),
@@ -43,10 +54,14 @@ pub(super) enum KeyCommand {
 #[derive(Debug, Args)]
 pub(super) struct Issue {
     /// The vendor, as configured.
-    #[arg(long, required_unless_present = "from_json")]
+    #[arg(long, required_unless_present_any = ["from_json", "parent"])]
     vendor: Option<String>,
+    /// The id of the key above it: the new one may do nothing that this one may not, and draws on its caps too.
+    /// What is not said here is inherited.
+    #[arg(long, value_name = "ID")]
+    parent: Option<KeyId>,
     /// What the key may call: "METHOD /path", `*` for one segment, a final `**` for the rest. Repeatable.
-    #[arg(long, value_name = "RULE", required_unless_present = "from_json")]
+    #[arg(long, value_name = "RULE", required_unless_present_any = ["from_json", "parent"])]
     allow: Vec<Rule>,
     /// The most it may spend per UTC day.
     #[arg(long, value_name = "USD")]
@@ -90,7 +105,7 @@ pub(super) struct Issue {
     #[arg(
         long,
         value_name = "FILE|-",
-        conflicts_with_all = ["vendor", "allow", "daily_usd_cap", "total_usd_cap", "daily_request_budget",
+        conflicts_with_all = ["vendor", "parent", "allow", "daily_usd_cap", "total_usd_cap", "daily_request_budget",
             "max_usd_per_call", "rate_limit_rps", "param", "stripe_account", "expires_in", "expires_at", "label", "run_label", "metadata"]
     )]
     from_json: Option<PathBuf>,
@@ -142,6 +157,7 @@ fn pair(text: &str) -> Result<(String, String), &'static str> {
 pub(super) fn run(invocation: &Invocation<'_>, command: &KeyCommand) -> Result<ExitCode, Failure> {
     match command {
         KeyCommand::Issue(arguments) => issue(invocation, arguments),
+        KeyCommand::Set(arguments) => set::run(invocation, arguments),
         KeyCommand::List(arguments) => list(invocation, arguments),
         KeyCommand::Show(arguments) => show(invocation, arguments),
         KeyCommand::Revoke(arguments) => revoke(invocation, arguments),
@@ -217,7 +233,7 @@ fn body(arguments: &Issue) -> Result<Vec<u8>, Failure> {
         label: arguments.label.clone(),
         agent_run_label: arguments.run_label.clone(),
         metadata: arguments.metadata.iter().cloned().collect(),
-        ..KeySpec::default()
+        parent_vault_key: arguments.parent.map(|id| id.to_string()),
     };
     serde_json::to_vec(&spec).map_err(Failure::operation)
 }
@@ -265,16 +281,17 @@ fn list(invocation: &Invocation<'_>, arguments: &List) -> Result<ExitCode, Failu
         return Ok(ExitCode::SUCCESS);
     }
     let rows: Vec<_> = keys.iter().map(row).collect();
-    print(&table::render(["ID", "LABEL", "VENDOR", "STATUS", "COMMITTED/CAP", "EXPIRES"], &rows))?;
+    print(&table::render(["ID", "PARENT", "LABEL", "VENDOR", "STATUS", "COMMITTED/CAP", "EXPIRES"], &rows))?;
     if page.next.is_some() {
         eprintln!("There are more keys: keybrake key list --all");
     }
     Ok(ExitCode::SUCCESS)
 }
 
-fn row(key: &KeyView) -> [String; 6] {
+fn row(key: &KeyView) -> [String; 7] {
     [
         key.id.to_string(),
+        key.parent_key_id.map_or_else(|| "-".to_owned(), |id| id.to_string()),
         key.label.clone().unwrap_or_else(|| "-".to_owned()),
         key.vendor.clone(),
         status(key.status).to_owned(),
@@ -325,12 +342,16 @@ fn show(invocation: &Invocation<'_>, arguments: &Show) -> Result<ExitCode, Failu
         return Ok(ExitCode::SUCCESS);
     }
     let key: KeyView = answer.read()?;
+    let or_none = |left: Option<Micros>| left.map_or("-".to_owned(), |left| format!("${left}"));
     let or_dash = |text: &Option<String>| text.clone().unwrap_or_else(|| "-".to_owned());
     let rules: Vec<String> = key.allowed_endpoints.iter().map(Rule::to_string).collect();
     let metadata: Vec<String> = key.metadata.iter().map(|(name, value)| format!("{name}={value}")).collect();
     print(&table::pairs(&[
         ("id", key.id.to_string()),
         ("status", status(key.status).to_owned()),
+        ("version", key.version.to_string()),
+        ("parent", key.parent_key_id.map_or("-".to_owned(), |id| id.to_string())),
+        ("children", key.children.to_string()),
         ("vendor", key.vendor.clone()),
         ("label", or_dash(&key.label)),
         ("run label", or_dash(&key.agent_run_label)),
@@ -338,7 +359,8 @@ fn show(invocation: &Invocation<'_>, arguments: &Show) -> Result<ExitCode, Failu
         ("committed/cap", spend(&key)),
         ("not settled yet", format!("${}", key.held_usd)),
         ("in all/cap", total(&key)),
-        ("remaining", key.remaining_usd.map_or("-".to_owned(), |left| format!("${left}"))),
+        ("remaining", or_none(key.remaining_usd)),
+        ("with keys above", or_none(key.chain_remaining_usd)),
         ("requests today", requests(&key)),
         ("resets", key.resets_at.clone()),
         ("created", key.created_at.clone()),

@@ -78,7 +78,7 @@ impl World {
     fn new(root: Limits, leaves: &[Limits]) -> Arc<World> {
         let account = |name: u8, limits, parent| {
             let key = KeyId::from_bytes(&[name; 16]).unwrap();
-            Arc::new(Account::new(key, Opening::new(Day::new(1)), limits, parent))
+            Arc::new(Account::with_needed_words(key, Opening::new(Day::new(1)), limits, parent))
         };
         let root = account(b'r', root, None);
         let leaves = leaves.iter().zip(b'a'..);
@@ -142,7 +142,7 @@ impl World {
         if let Some(word) = account.load(Limit::Requests) {
             let sent = ended.iter().filter(|(_, day, charge)| *day == word.day && charge.is_some()).count();
             assert_eq!((word.held, word.committed.as_u64()), (Micros::ZERO, sent as u64));
-            assert!(account.limits.requests.is_none_or(|most| sent <= most as usize));
+            assert!(account.limits().requests.is_none_or(|most| sent <= most as usize));
         }
     }
 }

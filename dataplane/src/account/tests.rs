@@ -147,15 +147,36 @@ impl Cell for Counted {
 }
 
 #[test]
-fn a_key_without_further_limits_takes_one_swap_to_reserve_and_one_to_settle() {
+fn a_request_takes_one_swap_a_word_to_reserve_and_one_to_settle() {
     let key = KeyId::from_bytes(&[b'a'; 16]).unwrap();
     let account = Account::<Counted>::new(key, Opening::new(day(1)), daily(10), None);
+    let swaps = || Limit::ALL.map(|limit| account.cell(limit).map_or(0, |cell| cell.swaps.load(Relaxed)));
     account.reserve(day(2), usd(1)).unwrap();
-    assert_eq!(account.daily.swaps.load(Relaxed), 1);
+    assert_eq!(swaps(), [1, 1, 1]);
     account.settle(day(3), usd(1), usd(1), Sent::Yes, |_, _| ());
-    assert_eq!(account.daily.swaps.load(Relaxed), 2);
+    assert_eq!(swaps(), [2, 2, 2]);
     account.reserve(day(3), usd(10)).unwrap_err();
-    assert_eq!(account.daily.swaps.load(Relaxed), 2, "a refusal writes nothing");
+    assert_eq!(swaps(), [2, 2, 2], "a refusal writes nothing");
+}
+
+#[test]
+fn q22_a_limit_that_is_set_later_counts_all_there_was_before_it() {
+    let account = account(b'a', Limits::default(), None);
+    account.reserve(day(1), usd(7)).unwrap();
+    settle(&account, day(1), usd(7), usd(7));
+    account.reserve(day(2), usd(2)).unwrap();
+    assert_eq!((account.total_committed(), account.requests(day(2))), (None, None), "nobody asked for it");
+    account.set_limits(Limits { daily: Some(usd(4)), lifetime: Some(usd(10)), requests: Some(1) });
+    assert_eq!((account.total_committed(), account.requests(day(2))), (Some(usd(9)), Some(1)));
+    let over = |quote| match account.reserve(day(2), usd(quote)) {
+        Err(Refusal::Over(over)) => Some((over.limit, over.left)),
+        _ => None,
+    };
+    assert_eq!(over(2), Some((Limit::Lifetime, usd(1))));
+    assert_eq!(over(1), Some((Limit::Requests, Micros::ZERO)));
+    account.set_limits(Limits { daily: Some(usd(1)), ..Limits::default() });
+    assert_eq!(over(1), Some((Limit::Daily, Micros::ZERO)), "what is held is over the new cap");
+    assert!(account.reserve(day(2), Micros::ZERO).is_ok(), "zero always fits (rule Q4)");
 }
 
 #[test]

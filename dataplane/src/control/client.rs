@@ -90,6 +90,7 @@ fn ask(socket: &Path, revoke: &Revoke) -> Result<Box<Revoked>, Fault> {
         Reply::Refused(refused) => Err(Fault::Refused(refused.message)),
         Reply::Status(_)
         | Reply::Issued { .. }
+        | Reply::Changed { .. }
         | Reply::Keys { .. }
         | Reply::Key(_)
         | Reply::Clock(_)

@@ -64,7 +64,7 @@ impl Control {
             Err(error) => return refused(503, "storage_unavailable", None, error.to_string()),
         };
         let Some(entry) = entry else { return no_such_doubt() };
-        let key = entry.record.id;
+        let key = entry.id;
         let day = self.clock.day();
         let verdict = charge.map_or(Verdict::Void, Verdict::Settled);
         let (answer, answered) = bounded(1);
@@ -179,10 +179,11 @@ mod tests {
             metadata: Default::default(),
             created_at: UnixMicros(0),
             parent: None,
+            version: 0,
             revoked_at: None,
         };
         let word = Word { closed: false, day: Day::new(1), held: usd(held), committed: usd(held) };
-        KeyEntry::new(record, Opening { word, lifetime: usd(held), requests: 0 }, usd(held))
+        KeyEntry::new(record, Opening { word, lifetime: usd(held), requests: 0 }, usd(held), None)
     }
 
     fn resolved(quote: u64, charge: u64, booked: Option<Day>) -> Resolved {

@@ -1,24 +1,17 @@
-//! Every key as operators see it: issue, list, show, and the closing of many at once.
+//! Every key as operators see it: list, show, and the closing of many at once.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::ops::Bound;
-use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard};
-use std::time::{Duration, Instant};
+use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
-use crossbeam_channel::{Receiver, bounded};
-use keybrake_proto::control::{KeyStatus, KeyView, LIST_KEYS_MAX, Reply, Revoke, Selector};
-use keybrake_proto::key::{self, KeyDigest, KeyId};
-use keybrake_proto::ledger::chain::Opening;
+use keybrake_proto::control::{KeyStatus, KeyView, LIST_KEYS_MAX, Reply, Selector};
+use keybrake_proto::key::{KeyDigest, KeyId};
 use keybrake_proto::money::Micros;
-use keybrake_proto::policy::KeySpec;
 use keybrake_proto::time::UnixMicros;
-use ring::rand::{SecureRandom as _, SystemRandom};
 
-use super::{Control, WAIT, refused};
+use super::refused;
 use crate::clock::{self, Clock};
 use crate::registry::{KeyEntry, KeyRecord};
-use crate::shard::Message;
-use crate::storage::StoreError;
 
 /// Every key ever issued.
 pub(crate) struct Keys(RwLock<Table>);
@@ -30,6 +23,7 @@ struct Table {
     /// Oldest first.
     in_order: BTreeMap<(UnixMicros, KeyId), Arc<KeyEntry>>,
     // A revoke closes by these, so that it does not have to look at every key.
+    // A label may have changed since: whoever is found by one is asked for it.
     by_label: HashMap<String, Vec<Arc<KeyEntry>>>,
     by_run: HashMap<String, Vec<Arc<KeyEntry>>>,
     by_parent: HashMap<KeyId, Vec<Arc<KeyEntry>>>,
@@ -46,12 +40,38 @@ pub(super) struct Closed {
     pub(super) unknown: Vec<KeyId>,
 }
 
-impl Closed {
-    fn close(&mut self, entry: &Arc<KeyEntry>, now: UnixMicros) {
-        let to = if entry.revoke(now).is_ok() { &mut self.now } else { &mut self.before };
-        to.push(Arc::clone(entry));
+/// One pass of [`Keys::close`].
+struct Closing<'a> {
+    table: &'a Table,
+    now: UnixMicros,
+    /// A key may be named by itself and stand below another one that is.
+    seen: HashSet<KeyId>,
+    closed: Closed,
+}
+
+impl Closing<'_> {
+    fn close(&mut self, entry: &Arc<KeyEntry>) {
+        if self.seen.insert(entry.id) {
+            let is_first = entry.revoke(self.now).is_ok();
+            let to = if is_first { &mut self.closed.now } else { &mut self.closed.before };
+            to.push(Arc::clone(entry));
+        }
     }
 
+    fn close_id(&mut self, id: KeyId) {
+        match self.table.by_id.get(&id) {
+            Some(entry) => self.close_below(entry),
+            None => self.closed.unknown.push(id),
+        }
+    }
+
+    fn close_below(&mut self, root: &Arc<KeyEntry>) {
+        let table = self.table;
+        table.each_below(root, |entry| self.close(entry));
+    }
+}
+
+impl Closed {
     /// All of them, those that it closed first.
     pub(super) fn entries(&self) -> impl Iterator<Item = &Arc<KeyEntry>> {
         self.now.iter().chain(&self.before)
@@ -85,13 +105,14 @@ impl Keys {
         };
         let limit = limit.clamp(1, LIST_KEYS_MAX);
         let mut rest = table.in_order.range((from, Bound::Unbounded)).map(|(_, entry)| entry);
-        let keys = rest.by_ref().take(limit).map(|entry| view(entry, clock)).collect();
+        let keys = rest.by_ref().take(limit).map(|entry| table.view(entry, clock)).collect();
         Reply::Keys { keys, more: rest.next().is_some() }
     }
 
     pub(super) fn show(&self, clock: &Clock, id: KeyId) -> Reply {
-        match self.read().by_id.get(&id) {
-            Some(entry) => Reply::Key(Box::new(view(entry, clock))),
+        let table = self.read();
+        match table.by_id.get(&id) {
+            Some(entry) => Reply::Key(Box::new(table.view(entry, clock))),
             None => no_such_key(),
         }
     }
@@ -100,43 +121,72 @@ impl Keys {
         let table = self.read();
         let entry = table.by_digest.get(digest).and_then(|id| table.by_id.get(id));
         match entry.filter(|entry| entry.is_open(clock.expiry(clock::wall()))) {
-            Some(entry) => Reply::Key(Box::new(view(entry, clock))),
-            // One answer for unknown, expired and revoked (rule Q25).
-            None => refused(401, "invalid_vault_key", None, "this vault key is unknown, expired or revoked"),
+            Some(entry) => Reply::Key(Box::new(table.view(entry, clock))),
+            None => no_such_holder(),
         }
     }
 
-    /// Closes every key that `of` names, in one pass: those whose issue was acknowledged before this
-    /// was called are all in the table.
+    /// The key as operators see it.
+    pub(super) fn view(&self, entry: &KeyEntry, clock: &Clock) -> KeyView {
+        self.read().view(entry, clock)
+    }
+
+    /// The key with this text's digest.
+    pub(super) fn find_by_digest(&self, digest: &KeyDigest) -> Option<Arc<KeyEntry>> {
+        let table = self.read();
+        table.by_digest.get(digest).and_then(|id| table.by_id.get(id)).map(Arc::clone)
+    }
+
+    /// Keys directly below this one that are open at `now`.
+    pub(super) fn open_children(&self, of: KeyId, now: UnixMicros) -> usize {
+        let table = self.read();
+        table.by_parent.get(&of).into_iter().flatten().filter(|child| child.is_open(now)).count()
+    }
+
+    /// The key and all its descendants, as of now.
+    pub(super) fn subtree(&self, root: &Arc<KeyEntry>) -> HashSet<KeyId> {
+        let mut ids = HashSet::new();
+        self.read().each_below(root, |entry| ids.insert(entry.id));
+        ids
+    }
+
+    /// Lets a revoke by the labels in `record` find this key too. Said before the key has them, so that there is no
+    /// moment in which it has them and is not found.
+    pub(super) fn also_under(&self, entry: &Arc<KeyEntry>, record: &KeyRecord) {
+        self.write().index_labels(entry, record);
+    }
+
+    /// Forgets the labels in `before` that the key has no longer.
+    pub(super) fn no_longer_under(&self, entry: &Arc<KeyEntry>, before: &KeyRecord) {
+        self.write().forget_labels(entry, before);
+    }
+
+    /// Closes every key that `of` names and all below them, in one pass: those whose issue was acknowledged
+    /// before this was called are all in the table.
     pub(super) fn close(&self, of: &Selector, now: UnixMicros) -> Closed {
         let table = self.read();
-        let mut closed = Closed::default();
+        let mut closing = Closing { table: &table, now, seen: HashSet::new(), closed: Closed::default() };
         match of {
-            Selector::Ids(ids) => {
-                for id in ids {
-                    match table.by_id.get(id) {
-                        Some(entry) => closed.close(entry, now),
-                        None => closed.unknown.push(*id),
-                    }
-                }
-            }
+            Selector::Ids(ids) => ids.iter().for_each(|id| closing.close_id(*id)),
+            Selector::Subtree(id) => closing.close_id(*id),
             Selector::Label(label) => {
-                table.by_label.get(label).into_iter().flatten().for_each(|entry| closed.close(entry, now));
+                let named = table.by_label.get(label).into_iter().flatten();
+                let has_it = |entry: &&Arc<KeyEntry>| entry.record().label.as_ref() == Some(label);
+                named.filter(has_it).for_each(|entry| closing.close_below(entry));
             }
             Selector::AgentRunLabel(run) => {
-                table.by_run.get(run).into_iter().flatten().for_each(|entry| closed.close(entry, now));
+                let named = table.by_run.get(run).into_iter().flatten();
+                let has_it = |entry: &&Arc<KeyEntry>| entry.record().agent_run_label.as_ref() == Some(run);
+                named.filter(has_it).for_each(|entry| closing.close_below(entry));
             }
-            Selector::Subtree(id) => match table.by_id.get(id) {
-                Some(root) => table.close_below(root, now, &mut closed),
-                None => closed.unknown.push(*id),
-            },
+            // A child is for its parent's vendor, so each is found by itself.
             Selector::Vendor(vendor) => {
-                let is_of = |entry: &&Arc<KeyEntry>| entry.record.policy.vendor == *vendor;
-                table.in_order.values().filter(is_of).for_each(|entry| closed.close(entry, now));
+                let is_of = |entry: &&Arc<KeyEntry>| entry.record().policy.vendor == *vendor;
+                table.in_order.values().filter(is_of).for_each(|entry| closing.close(entry));
             }
-            Selector::All => table.in_order.values().for_each(|entry| closed.close(entry, now)),
+            Selector::All => table.in_order.values().for_each(|entry| closing.close(entry)),
         }
-        closed
+        closing.closed
     }
 
     /// The revokes in `records` are on disk.
@@ -146,8 +196,12 @@ impl Keys {
         entries.for_each(|entry| entry.revoke_was_stored());
     }
 
-    fn insert(&self, entry: Arc<KeyEntry>) {
-        self.0.write().unwrap_or_else(PoisonError::into_inner).insert(entry);
+    pub(super) fn insert(&self, entry: Arc<KeyEntry>) {
+        self.write().insert(entry);
+    }
+
+    fn write(&self) -> RwLockWriteGuard<'_, Table> {
+        self.0.write().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn read(&self) -> RwLockReadGuard<'_, Table> {
@@ -157,136 +211,75 @@ impl Keys {
 
 impl Table {
     fn insert(&mut self, entry: Arc<KeyEntry>) {
-        let record = &entry.record;
-        if let Some(label) = &record.label {
-            self.by_label.entry(label.clone()).or_default().push(Arc::clone(&entry));
-        }
-        if let Some(run) = &record.agent_run_label {
-            self.by_run.entry(run.clone()).or_default().push(Arc::clone(&entry));
-        }
+        let record = entry.record();
+        self.index_labels(&entry, &record);
         if let Some(parent) = record.parent {
             self.by_parent.entry(parent).or_default().push(Arc::clone(&entry));
         }
-        self.by_digest.insert(entry.record.digest, entry.record.id);
+        self.by_digest.insert(entry.digest, entry.id);
         self.in_order.insert(place(&entry), Arc::clone(&entry));
-        self.by_id.insert(entry.record.id, entry);
+        self.by_id.insert(entry.id, entry);
     }
 
-    /// Closes `root` and all its descendants, parents first.
-    fn close_below(&self, root: &Arc<KeyEntry>, now: UnixMicros, closed: &mut Closed) {
+    fn index_labels(&mut self, entry: &Arc<KeyEntry>, record: &KeyRecord) {
+        for (index, label) in
+            [(&mut self.by_label, &record.label), (&mut self.by_run, &record.agent_run_label)]
+        {
+            let Some(label) = label else { continue };
+            let named = index.entry(label.clone()).or_default();
+            if !named.iter().any(|other| other.id == entry.id) {
+                named.push(Arc::clone(entry));
+            }
+        }
+    }
+
+    fn forget_labels(&mut self, entry: &Arc<KeyEntry>, before: &KeyRecord) {
+        let now = entry.record();
+        for (index, label, is_kept) in [
+            (&mut self.by_label, &before.label, before.label == now.label),
+            (&mut self.by_run, &before.agent_run_label, before.agent_run_label == now.agent_run_label),
+        ] {
+            let Some(label) = label.as_ref().filter(|_| !is_kept) else { continue };
+            if let Some(named) = index.get_mut(label) {
+                named.retain(|other| other.id != entry.id);
+            }
+        }
+    }
+
+    /// Calls `each` for `root` and all its descendants, parents first.
+    fn each_below<T>(&self, root: &Arc<KeyEntry>, mut each: impl FnMut(&Arc<KeyEntry>) -> T) {
         let mut rest = vec![root];
         // A key has one parent, and it was there before: this is a tree.
         while let Some(entry) = rest.pop() {
-            closed.close(entry, now);
-            rest.extend(self.by_parent.get(&entry.record.id).into_iter().flatten());
+            each(entry);
+            rest.extend(self.by_parent.get(&entry.id).into_iter().flatten());
         }
+    }
+
+    fn view(&self, entry: &KeyEntry, clock: &Clock) -> KeyView {
+        let children = self.by_parent.get(&entry.id).map_or(0, Vec::len);
+        KeyView { children: u64::try_from(children).unwrap_or(u64::MAX), ..view(entry, clock) }
     }
 }
 
-impl Control {
-    /// Makes a key; answers once it is on disk and every shard knows it (rule Q22).
-    pub(super) fn issue(&self, spec: &KeySpec) -> Reply {
-        let now = clock::wall();
-        let policy = match spec.policy(&self.vendors, now) {
-            Ok(policy) => policy,
-            Err(error) => return refused(400, "invalid_field", Some(&error.field), error.problem),
-        };
-        let is_doubtful = !self.clock.is_explained(now) || policy.has_expired(self.clock.expiry(now));
-        if policy.expires_at.is_some() && is_doubtful {
-            let message = "the key was not issued: the system clock was stepped, so its expiry cannot be counted; \
-                           `keybrake clock` says more, `keybrake clock confirm` accepts the clock as it is";
-            return refused(503, "clock", None, message);
-        }
-        let Some((vault_key, id)) = mint() else {
-            return refused(503, "no_randomness", None, "the system gives no random bytes; try again");
-        };
-        let record = KeyRecord {
-            id,
-            digest: self.digester.digest(vault_key.as_bytes()),
-            policy,
-            label: spec.label.clone(),
-            agent_run_label: spec.agent_run_label.clone(),
-            metadata: spec.metadata.clone(),
-            created_at: now,
-            parent: None,
-            revoked_at: None,
-        };
-        let stored = self.put(std::slice::from_ref(&record), || {});
-        match stored.recv_timeout(WAIT.saturating_mul(2)) {
-            Ok(Ok(())) => {}
-            Ok(Err(error)) => {
-                return refused(503, "storage_unavailable", None, format!("the key was not issued: {error}"));
-            }
-            Err(_) => {
-                return refused(
-                    503,
-                    "storage_unavailable",
-                    None,
-                    "the key was not issued: the disk does not answer",
-                );
-            }
-        }
-        let entry = Arc::new(KeyEntry::new(record, Opening::new(self.clock.day()), Micros::ZERO));
-        self.keys.insert(Arc::clone(&entry));
-        let acks = self.post_all(|ack| Message::Add { entry: Arc::clone(&entry), ack });
-        if !self.gather(&acks, after(Instant::now(), WAIT)).late.is_empty() {
-            // Its text is not shown, so nobody can use it; closed, it also says so.
-            let order = Revoke { of: Selector::Ids(vec![id]), cut: false };
-            self.revoke(&order, Instant::now());
-            return refused(
-                503,
-                "worker_unavailable",
-                None,
-                "the key was not issued: a worker does not answer",
-            );
-        }
-        Reply::Issued { vault_key, key: Box::new(view(&entry, &self.clock)) }
-    }
-
-    /// Hands records to the disk, which calls `written` once they are there.
-    pub(super) fn put(
-        &self,
-        records: &[KeyRecord],
-        written: impl FnOnce() + Send + 'static,
-    ) -> Receiver<Result<(), StoreError>> {
-        let (sender, stored) = bounded(1);
-        let done = move |result: Result<(), StoreError>| {
-            if result.is_ok() {
-                written();
-            }
-            // The receiver may have stopped waiting.
-            sender.try_send(result).ok();
-        };
-        self.storage.put_keys(records, done);
-        stored
-    }
-}
-
-/// A new key's text and id; `None` where the system has no random bytes.
-fn mint() -> Option<(String, KeyId)> {
-    let random = SystemRandom::new();
-    let mut failed = false;
-    let mut fill = |bytes: &mut [u8]| failed |= random.fill(bytes).is_err();
-    let minted = (key::mint(&mut fill), KeyId::mint(&mut fill));
-    (!failed).then_some(minted)
-}
-
+/// All but the number of its children.
 fn view(entry: &KeyEntry, clock: &Clock) -> KeyView {
-    let record = &entry.record;
+    let record = entry.record();
     let policy = &record.policy;
     let word = entry.account.word();
     let today = word.on(clock.day());
-    let total_committed = entry.account.total_committed();
-    let total_left = policy.total_usd_cap.zip(total_committed).map(|(cap, total)| cap.saturating_sub(total));
-    let has_expired = policy.has_expired(clock.expiry(clock::wall()));
-    let status = match entry.revoked_at() {
-        Some(_) => KeyStatus::Revoked,
-        None if entry.account.is_closed() || has_expired => KeyStatus::Expired,
-        None => KeyStatus::Active,
+    let is_open = entry.is_open(clock.expiry(clock::wall()));
+    let status = match entry.chain().any(|entry| entry.revoked_at().is_some()) {
+        true => KeyStatus::Revoked,
+        false if is_open => KeyStatus::Active,
+        false => KeyStatus::Expired,
     };
     KeyView {
-        id: record.id,
+        id: entry.id,
         status,
+        version: record.version,
+        parent_key_id: record.parent,
+        children: 0,
         vendor: policy.vendor.clone(),
         label: record.label.clone(),
         agent_run_label: record.agent_run_label.clone(),
@@ -295,8 +288,9 @@ fn view(entry: &KeyEntry, clock: &Clock) -> KeyView {
         committed_usd: today.committed,
         held_usd: today.held,
         total_usd_cap: policy.total_usd_cap,
-        total_committed_usd: total_committed,
-        remaining_usd: lesser(word.left(clock.day(), policy.daily_usd_cap), total_left),
+        total_committed_usd: entry.account.total_committed(),
+        remaining_usd: remaining(entry, clock),
+        chain_remaining_usd: entry.chain().filter_map(|entry| remaining(entry, clock)).min(),
         daily_request_budget: policy.daily_request_budget,
         requests_today: entry.account.requests(clock.day()),
         in_doubt_usd: entry.in_doubt(),
@@ -309,19 +303,29 @@ fn view(entry: &KeyEntry, clock: &Clock) -> KeyView {
     }
 }
 
+/// What a key may still commit today by its own caps; the smaller one counts.
+fn remaining(entry: &KeyEntry, clock: &Clock) -> Option<Micros> {
+    let record = entry.record();
+    let (daily, total) = (record.policy.daily_usd_cap, record.policy.total_usd_cap);
+    let total_left = total.zip(entry.account.total_committed()).map(|(cap, total)| cap.saturating_sub(total));
+    lesser(entry.account.word().left(clock.day(), daily), total_left)
+}
+
 /// The smaller of two amounts that may be absent.
 fn lesser(one: Option<Micros>, other: Option<Micros>) -> Option<Micros> {
     one.into_iter().chain(other).min()
 }
 
-fn no_such_key() -> Reply {
+/// One answer for a vault key that is unknown, expired or revoked (rule Q25).
+pub(super) fn no_such_holder() -> Reply {
+    refused(401, "invalid_vault_key", None, "this vault key is unknown, expired or revoked")
+}
+
+pub(super) fn no_such_key() -> Reply {
     refused(404, "no_such_key", None, "there is no key with this id; `keybrake key list` shows all")
 }
 
+/// Oldest first. A key's time of issue never changes.
 fn place(entry: &KeyEntry) -> (UnixMicros, KeyId) {
-    (entry.record.created_at, entry.record.id)
-}
-
-pub(super) fn after(instant: Instant, wait: Duration) -> Instant {
-    instant.checked_add(wait).unwrap_or(instant)
+    (entry.record().created_at, entry.id)
 }

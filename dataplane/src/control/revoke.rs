@@ -8,7 +8,8 @@ use crossbeam_channel::Receiver;
 use keybrake_proto::control::{Counter, REVOKE_IDS_MAX, REVOKED_IDS_MAX, Reply, Revoke, Revoked, Selector};
 use keybrake_proto::time::UnixMicros;
 
-use super::keys::{Closed, after};
+use super::issue::after;
+use super::keys::Closed;
 use super::{Control, WAIT, refused};
 use crate::clock::wall as now;
 use crate::in_flight::{AtVendor, InForce};
@@ -44,7 +45,7 @@ impl Control {
         if closed.entries().next().is_none() {
             return Err(refused(404, "no_such_key", None, nothing_matches(&order.of)));
         }
-        let keys = Arc::new(closed.entries().map(|entry| entry.record.id).collect());
+        let keys = Arc::new(closed.entries().map(|entry| entry.id).collect());
         let at_vendor = if order.cut { AtVendor::Cut } else { AtVendor::Finish };
         let acks = self.post_all(|ack| Message::Revoked { keys: Arc::clone(&keys), at_vendor, ack });
         Ok(Closing { closed, arrived, closed_us, acks })
@@ -65,7 +66,7 @@ impl Control {
         let revoked = Revoked {
             revoked: count(closed.now.len()),
             already_revoked: count(closed.before.len()),
-            ids: closed.entries().take(REVOKED_IDS_MAX).map(|entry| entry.record.id).collect(),
+            ids: closed.entries().take(REVOKED_IDS_MAX).map(|entry| entry.id).collect(),
             revoked_at: revoked_at(&closed),
             unknown_ids: closed.unknown,
             acknowledged: gathered.late.is_empty(),

@@ -3,7 +3,9 @@
 use std::path::PathBuf;
 use std::sync::atomic::AtomicU32;
 
+use keybrake_proto::catalog::Catalog;
 use keybrake_proto::control::{Revoke, Revoked, Selector};
+use keybrake_proto::http1::Method;
 use keybrake_proto::key::{KeyDigest, KeyId};
 use keybrake_proto::ledger::chain::Opening;
 use keybrake_proto::money::Micros;
@@ -12,7 +14,7 @@ use keybrake_proto::time::{Day, UnixMicros};
 
 use super::*;
 use crate::progress;
-use crate::registry::{KeyEntry, KeyRecord};
+use crate::registry::{Epoch, KeyEntry, KeyRecord};
 use crate::seal::MasterKey;
 use crate::storage::{self, Store};
 
@@ -38,7 +40,7 @@ fn id(number: u8) -> KeyId {
     KeyId::from_bytes(format!("key0000000000{number:03}").as_bytes()).unwrap()
 }
 
-fn entry(number: u8, parent: Option<u8>) -> Arc<KeyEntry> {
+fn entry(number: u8, parent: Option<&Arc<KeyEntry>>) -> Arc<KeyEntry> {
     let record = KeyRecord {
         id: id(number),
         digest: KeyDigest([number; 32]),
@@ -51,14 +53,15 @@ fn entry(number: u8, parent: Option<u8>) -> Arc<KeyEntry> {
             expires_at: None,
             restrictions: Default::default(),
         },
-        label: None,
-        agent_run_label: None,
+        label: Some(format!("label-{number}")),
+        agent_run_label: Some("run".to_owned()),
         metadata: Default::default(),
         created_at: UnixMicros(1),
-        parent: parent.map(id),
+        parent: parent.map(|parent| parent.id),
+        version: 0,
         revoked_at: None,
     };
-    Arc::new(KeyEntry::new(record, Opening::new(Day::new(1)), Micros::ZERO))
+    Arc::new(KeyEntry::new(record, Opening::new(Day::new(1)), Micros::ZERO, parent.map(Arc::clone)))
 }
 
 fn control(directory: &Directory, shards: usize, keys: &[Arc<KeyEntry>]) -> Control {
@@ -79,6 +82,7 @@ fn control(directory: &Directory, shards: usize, keys: &[Arc<KeyEntry>]) -> Cont
         started: Instant::now(),
         draining: AtomicBool::new(false),
         keys: Keys::new(keys),
+        changes: Mutex::new(()),
         figures: Figures::default(),
     }
 }
@@ -93,7 +97,7 @@ fn acknowledge(shard: &Mailbox<Message>, key: &KeyEntry, at_vendor: u64) {
     };
     assert!(key.account.word().closed, "closed before any shard is told");
     let Message::Revoked { keys, ack, .. } = message else { panic!("another message") };
-    assert!(keys.contains(&key.record.id));
+    assert!(keys.contains(&key.id));
     let in_force = InForce { at_vendor, cut: 1, at: Instant::now() };
     ack.to.send((ack.shard, in_force)).unwrap();
     assert!(shard.take().is_none(), "one message an order");
@@ -101,7 +105,7 @@ fn acknowledge(shard: &Mailbox<Message>, key: &KeyEntry, at_vendor: u64) {
 
 /// Revokes key 1 with so many of the shards answering.
 fn revoke(control: &Control, key: &Arc<KeyEntry>, answering: usize) -> Revoked {
-    let order = Revoke { of: Selector::Ids(vec![key.record.id]), cut: false };
+    let order = Revoke { of: Selector::Ids(vec![key.id]), cut: false };
     let reply = std::thread::scope(|scope| {
         for shard in control.shards.iter().take(answering) {
             scope.spawn(|| acknowledge(shard, key, 3));
@@ -140,15 +144,78 @@ fn q19_a_disk_that_does_not_take_it_makes_it_pending_and_the_key_stays_closed() 
     }
 }
 
-#[test]
-fn a_subtree_is_a_key_and_all_below_it() {
-    let keys = [entry(1, None), entry(2, Some(1)), entry(3, Some(2)), entry(4, None), entry(5, Some(4))];
+/// Keys 1 to 5: 3 below 2 below 1, and 5 below 4.
+fn two_families() -> [Arc<KeyEntry>; 5] {
+    let (root, other) = (entry(1, None), entry(4, None));
+    let child = entry(2, Some(&root));
+    let grandchild = entry(3, Some(&child));
+    let cousin = entry(5, Some(&other));
+    [root, child, grandchild, other, cousin]
+}
+
+fn check_closed(of: &Selector, revoked: [bool; 5]) {
+    let keys = two_families();
     let table = Keys::new(&keys);
-    let closed = table.close(&Selector::Subtree(id(2)), UnixMicros(7));
-    assert_eq!(closed.now.len(), 2);
-    let shut = || keys.each_ref().map(|key| key.account.word().closed);
-    assert_eq!(shut(), [false, true, true, false, false]);
-    table.close(&Selector::Subtree(id(1)), UnixMicros(8));
-    assert_eq!(shut(), [true, true, true, false, false]);
-    assert_eq!(keys[2].revoked_at(), Some(UnixMicros(7)));
+    let closed = table.close(of, UnixMicros(7));
+    let count = revoked.iter().filter(|revoked| **revoked).count();
+    assert_eq!((closed.now.len(), closed.before.len()), (count, 0), "{of:?}: each once");
+    assert_eq!(keys.each_ref().map(|key| key.account.word().closed), revoked, "{of:?}");
+    assert_eq!(keys.each_ref().map(|key| key.revoked_at() == Some(UnixMicros(7))), revoked, "{of:?}");
+    let again = table.close(of, UnixMicros(8));
+    assert_eq!((again.now.len(), again.before.len()), (0, count), "{of:?}");
+}
+
+#[test]
+fn m11_whatever_closes_a_key_closes_all_below_it() {
+    check_closed(&Selector::Subtree(id(2)), [false, true, true, false, false]);
+    check_closed(&Selector::Ids(vec![id(1)]), [true, true, true, false, false]);
+    check_closed(&Selector::Ids(vec![id(3), id(1), id(3)]), [true, true, true, false, false]);
+    check_closed(&Selector::Label("label-4".to_owned()), [false, false, false, true, true]);
+    check_closed(&Selector::AgentRunLabel("run".to_owned()), [true; 5]);
+    check_closed(&Selector::All, [true; 5]);
+}
+
+#[test]
+fn a_key_is_found_by_the_label_it_has_and_by_no_other() {
+    let keys = two_families();
+    let table = Keys::new(&keys);
+    let before = keys[3].record();
+    let after = KeyRecord { label: Some("new".to_owned()), ..(*before).clone() };
+    let named =
+        |label: &str| table.close(&Selector::Label(label.to_owned()), UnixMicros(7)).entries().count();
+    table.also_under(&keys[3], &after);
+    assert_eq!(named("new"), 0, "it has it not yet");
+    keys[3].change(after);
+    assert_eq!(named("label-4"), 0, "it has it no longer");
+    table.no_longer_under(&keys[3], &before);
+    assert_eq!(named("new"), 2, "and its child");
+}
+
+#[test]
+fn q8_a_change_of_a_key_is_a_new_epoch_for_all_below_it() {
+    let keys = two_families();
+    let epochs = || keys.each_ref().map(|key| key.epoch());
+    let changed = |before: [Epoch; 5]| -> Vec<bool> {
+        before.iter().zip(epochs()).map(|(before, now)| *before != now).collect()
+    };
+    let before = epochs();
+    keys[1].change((*keys[1].record()).clone());
+    assert_eq!(changed(before), [false, true, true, false, false]);
+}
+
+#[test]
+fn m11_a_key_above_that_is_narrowed_or_expires_binds_those_below() {
+    let keys = two_families();
+    let stripe = Catalog::of("stripe").unwrap();
+    let call = stripe.recognize(Method::Post, b"/v1/charges");
+    assert!(keys[2].permit(&call).is_ok() && keys[2].is_open(UnixMicros(5)));
+    let mut record = (*keys[0].record()).clone();
+    record.policy.allowed_endpoints = vec!["GET /v1/**".parse().unwrap()];
+    record.policy.expires_at = Some(UnixMicros(9));
+    keys[0].change(record);
+    let (_, by) = keys[2].permit(&call).unwrap_err();
+    assert_eq!(by.id, id(1), "whose rules it is");
+    assert!(keys[2].is_open(UnixMicros(8)));
+    assert!(!keys[2].is_open(UnixMicros(9)));
+    assert!(!keys[2].is_open(UnixMicros(8)), "an expiry that was seen stays");
 }

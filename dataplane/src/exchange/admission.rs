@@ -24,7 +24,7 @@ use crate::downstream::Downstream;
 use crate::hold::Hold;
 use crate::pacing::{self, Taken, Turn};
 use crate::pool::Pool;
-use crate::registry::KeyEntry;
+use crate::registry::{Epoch, KeyEntry, KeyRecord};
 use crate::shard::Shard;
 use crate::tokens::TooFast;
 use crate::upstream::{self, Admitted, Fault, Outgoing, Reply};
@@ -38,6 +38,8 @@ const IDEMPOTENCY_KEY_BYTES_MAX: usize = 255;
 /// A request that the policy allows, before its body was read.
 pub(super) struct Target {
     entry: Arc<KeyEntry>,
+    /// Of the policy that allowed it.
+    epoch: Epoch,
     pool: usize,
     operation: Option<&'static Operation>,
     method: Method,
@@ -91,21 +93,24 @@ pub(super) fn recognize(
         shard.metrics.wrong_keys.add(1);
         return Err(Deny::Unauthorized);
     };
-    trace.recognized(agent, &entry);
+    // Before anything of the policy is read (rule Q8).
+    let epoch = entry.epoch();
+    let record = entry.record();
+    trace.recognized(agent, &record);
     if !entry.is_open(shard.clock.expiry(shard.now())) {
         return Err(Deny::Unauthorized);
     }
     let full_path = head.path(input);
     let (vendor, path) = match route(full_path) {
         Ok(Route::Vendor { mount, path }) => (mount, path),
-        Ok(Route::Bare { path }) => (entry.record.policy.vendor.as_bytes(), path),
+        Ok(Route::Bare { path }) => (record.policy.vendor.as_bytes(), path),
         Ok(Route::Keys | Route::Live | Route::Ready) => return Err(Deny::NotFound),
         Err(_) => {
             let problem = "the path is ambiguous; send the vendor's path behind the vendor's name";
             return Err(Deny::Malformed { status: 400, problem: problem.into() });
         }
     };
-    let is_own = vendor == entry.record.policy.vendor.as_bytes();
+    let is_own = vendor == record.policy.vendor.as_bytes();
     let pool = shard.pools.iter().position(|pool| pool.vendor.config.name.as_bytes() == vendor);
     let Some(pool) = pool.filter(|_| is_own) else { return Err(Deny::Vendor) };
     let catalog = shard.pools.get(pool).map(|pool| pool.vendor.catalog).ok_or(Deny::Vendor)?;
@@ -114,31 +119,40 @@ pub(super) fn recognize(
     if head.is_get_with_body() {
         return Err(Deny::Malformed { status: 400, problem: "a GET must not have a body".into() });
     }
-    judge_account(agent, catalog, &entry)?;
-    let permit = entry.record.policy.permit(&call)?;
-    // Before the body is read: what is too fast costs nothing more.
-    entry.rate.take(trace.began()).map_err(too_fast)?;
-    let target =
-        Target { pool, operation: call.operation, method: head.method(), path_bytes: path.len(), entry };
-    Ok((target, permit))
+    let refused_by = |(reason, by): (Deny, _)| {
+        trace.refused_by(by);
+        reason
+    };
+    let permit =
+        judge_account(agent, catalog, &entry).and_then(|()| entry.permit(&call)).map_err(refused_by)?;
+    let (operation, method, path_bytes) = (call.operation, head.method(), path.len());
+    Ok((Target { entry, epoch, pool, operation, method, path_bytes }, permit))
 }
 
-/// Refuses a header that switches the account, unless the policy names that very account (rule A4). One that is there
-/// twice, or beside another one, or that would not be sent on, has more than one reading.
-fn judge_account(agent: &Downstream, catalog: &Catalog, entry: &KeyEntry) -> Result<(), Deny> {
+/// Refuses a header that switches the account, unless every policy of the chain names that very account (rule A4). One
+/// that is there twice, or beside another one, or that would not be sent on, has more than one reading.
+fn judge_account(
+    agent: &Downstream,
+    catalog: &Catalog,
+    entry: &KeyEntry,
+) -> Result<(), (Deny, Arc<KeyRecord>)> {
     let (head, input) = (agent.head(), agent.input());
     let mut named = catalog.account_fields.iter().filter_map(|name| Some((*name, head.field(input, name)?)));
     let Some((name, account)) = named.next() else { return Ok(()) };
     let is_plain =
         named.next().is_none() && !head.repeats(input, name) && !head.drops(input, name.as_bytes());
-    let is_allowed = entry.record.policy.restrictions.allows_account(account);
-    if is_plain && is_allowed { Ok(()) } else { Err(Deny::Account) }
+    entry.allow(|restrictions| match is_plain && restrictions.allows_account(account) {
+        true => Ok(()),
+        false => Err(Deny::Account),
+    })
 }
 
-fn too_fast(too_fast: TooFast) -> Deny {
-    let TooFast { rate, wait } = too_fast;
-    let wait_ns = u64::try_from(wait.as_nanos()).unwrap_or(u64::MAX);
-    Deny::Restriction(Restriction::Rate { rate, retry_after_s: retry_after_s(wait_ns) })
+/// Takes a token of the key's rate, and of the rates above it.
+pub(super) fn keep_rate(target: &Target, trace: &Trace) -> Result<(), Deny> {
+    target.entry.rate.take(trace.began()).map_err(|TooFast { rate, wait }| {
+        let wait_ns = u64::try_from(wait.as_nanos()).unwrap_or(u64::MAX);
+        Deny::Restriction(Restriction::Rate { rate, retry_after_s: retry_after_s(wait_ns) })
+    })
 }
 
 /// The key in the vendor's credential slot; `None` for one that is unknown or malformed.
@@ -151,13 +165,22 @@ fn find_key(shard: &Shard, agent: &Downstream) -> Option<Arc<KeyEntry>> {
 }
 
 /// Judges the body and its parameters: what the policy refuses anyway neither waits nor is looked up.
-pub(super) fn judge(agent: &Downstream, target: &Target, catalog: &Catalog) -> Result<(), Deny> {
+pub(super) fn judge(
+    agent: &Downstream,
+    target: &Target,
+    catalog: &Catalog,
+    trace: &mut Trace,
+) -> Result<(), Deny> {
     judge_form(agent, target, catalog)?;
     let (head, input) = (agent.head(), agent.input());
     let call = Call { path: target.path(head.path(input)), ..target.call() };
     let query = head.query(input).unwrap_or_default();
     let body = body(agent, call.path, catalog);
-    target.entry.record.policy.restrictions.params.allow(&Parameters { call: &call, query, body })
+    let parameters = Parameters { call: &call, query, body };
+    target.entry.allow(|restrictions| restrictions.params.allow(&parameters)).map_err(|(reason, by)| {
+        trace.refused_by(by);
+        reason
+    })
 }
 
 /// Waits for a turn within the vendor's quota, where it has one.
@@ -171,7 +194,7 @@ pub(super) async fn pace(shard: &Rc<Shard>, target: &Target) -> Result<Taken, De
         return Ok(Taken::of(pacer));
     }
     shard.metrics.turns_waited.add(1);
-    match shard.turn(pacer, target.entry.record.id).await {
+    match shard.turn(pacer, target.entry.id).await {
         Turn::Granted => Ok(Taken::of(pacer)),
         Turn::Refused => {
             let retry_after_s = pacing::WAIT_MAX.as_secs().max(1);
@@ -188,7 +211,7 @@ fn price(
     ground: &Ground,
     trace: &mut Trace,
 ) -> Result<(), Deny> {
-    let per_call_max = target.entry.record.policy.restrictions.max_usd_per_call;
+    let per_call_max = target.entry.max_usd_per_call();
     let (bound, today) = (target.entry.bound(), shard.today());
     let terms = Terms { bound, per_call_max, rates: &shard.rates, today };
     let request = priced(agent, target);
@@ -244,7 +267,7 @@ pub(super) fn admit(
         Some(identity) => Hold::share(entry, &shard.journal, (&shard.memory, identity), (today, now), quote),
         None => Hold::reserve(entry, &shard.journal, today, quote),
     };
-    let mut hold = held.map_err(|refusal| Deny::by_ledger(refusal, entry.record.id, quote))?;
+    let mut hold = held.map_err(|refusal| Deny::by_ledger(refusal, entry.id, quote))?;
     trace.held = hold.quote();
     let keys = entry.account.keys();
     let intent = shard.journal.intent(keys, hold.day(), trace.held, hold.shared(), &trace.intent(agent));
@@ -258,8 +281,8 @@ pub(super) fn admit(
             return Err(Deny::AuditUnavailable);
         }
     }
-    let ticket = shard.in_flight.board(entry.record.id);
-    Ok(Admitted { permit, hold, ticket })
+    let ticket = shard.in_flight.board(entry.id);
+    Ok(Admitted { permit, hold, ticket, epoch: target.epoch })
 }
 
 /// The parts of the request that a price is read from.
@@ -394,7 +417,7 @@ pub(super) async fn forward(
 /// An Idempotency-Key of this vault key alone, so that no agent is handed another's stored answer
 /// (rule M8). The same key gives the same text, so that the vendor replays.
 fn namespaced(entry: &KeyEntry, key: &[u8]) -> Vec<u8> {
-    let prefix = entry.record.id.as_bytes();
+    let prefix = entry.id.as_bytes();
     let text = [prefix, &b"-"[..], key].concat();
     if text.len() > IDEMPOTENCY_KEY_BYTES_MAX {
         let hash = digest::digest(&digest::SHA256, key);

@@ -56,9 +56,11 @@ pub(super) async fn prepare(
         let claim = shard.objects.claim(target.pool_number(), acting.id.clone(), identity);
         ground._claim = Some(claim.map_err(|_| Deny::Object(ObjectFault::Busy))?);
     }
-    ground.known.counted = shard.objects.counted(target.entry().record.id, &acting.id);
+    ground.known.counted = shard.objects.counted(target.entry().id, &acting.id);
     if price::must_look_up(price, request, ground.known.counted, bound).map_err(admission::unquoted)? {
-        ground.known.looked_up = Some(look_up(shard, agent, permit, target, trace, &acting).await?);
+        // Seldom, and large: it would make the future of every connection larger.
+        let found = Box::pin(look_up(shard, agent, permit, target, trace, &acting));
+        ground.known.looked_up = Some(found.await?);
     }
     ground.acting = Some(acting);
     Ok(ground)
@@ -121,7 +123,7 @@ fn admit(
         return Err(Deny::Unauthorized);
     }
     let hold = Hold::reserve(entry, &shard.journal, shard.today(), Micros::ZERO);
-    let mut hold = hold.map_err(|refusal| Deny::by_ledger(refusal, entry.record.id, Micros::ZERO))?;
+    let mut hold = hold.map_err(|refusal| Deny::by_ledger(refusal, entry.id, Micros::ZERO))?;
     let keys = entry.account.keys();
     let intent = shard.journal.intent(keys, hold.day(), Micros::ZERO, None, &row.begun());
     let Ok(intent) = intent else {
@@ -129,8 +131,8 @@ fn admit(
         return Err(Deny::AuditUnavailable);
     };
     hold.recorded(intent);
-    let ticket = shard.in_flight.board(entry.record.id);
-    Ok((Admitted { permit: permit.for_look_up(), hold, ticket }, intent))
+    let ticket = shard.in_flight.board(entry.id);
+    Ok((Admitted { permit: permit.for_look_up(), hold, ticket, epoch: entry.epoch() }, intent))
 }
 
 fn judge(acting: &Acting, reply: &Reply) -> Result<LookedUp, Deny> {
@@ -145,6 +147,7 @@ fn judge(acting: &Acting, reply: &Reply) -> Result<LookedUp, Deny> {
 fn refusal(shard: &Shard, target: &Target, fault: &Fault) -> Deny {
     match fault {
         Fault::Closed | Fault::Revoked => Deny::Unauthorized,
+        Fault::Stale => Deny::PolicyChanged,
         Fault::Blind => Deny::ControlUnavailable,
         Fault::Unreachable(error) => {
             shard.complain(target.vendor(shard).name, error);
@@ -157,7 +160,7 @@ fn refusal(shard: &Shard, target: &Target, fault: &Fault) -> Deny {
 /// Notes what an object counts after a call on it, behind the call's outcome.
 pub(super) fn remember(shard: &Shard, target: &Target, remembered: Option<amount::Remembered>) {
     let Some((object, counted)) = remembered else { return };
-    let key = target.entry().record.id;
+    let key = target.entry().id;
     shard.objects.put(key, object.clone(), counted);
     shard.journal.counted(key, object, counted);
 }

@@ -17,7 +17,7 @@ use keybrake_proto::time::UnixMicros;
 
 use crate::downstream::Downstream;
 use crate::hold::Ended;
-use crate::registry::KeyEntry;
+use crate::registry::KeyRecord;
 use crate::shard::Shard;
 use crate::upstream::Reply;
 
@@ -38,7 +38,9 @@ pub(super) struct Trace {
     began: Instant,
     sent: Option<Instant>,
     vendor_us: u64,
-    entry: Option<Arc<KeyEntry>>,
+    key: Option<Arc<KeyRecord>>,
+    /// The key, of the chain, whose rules refused it.
+    refused_by: Option<Arc<KeyRecord>>,
     vendor: &'static str,
     operation: Option<&'static Operation>,
     /// The canonical path is so many last bytes of the path that arrived.
@@ -104,7 +106,8 @@ impl Trace {
             began: Instant::now(),
             sent: None,
             vendor_us: 0,
-            entry: None,
+            key: None,
+            refused_by: None,
             vendor: "",
             operation: None,
             path_bytes: None,
@@ -113,10 +116,11 @@ impl Trace {
         }
     }
 
-    /// Its key is known.
-    pub(super) fn recognized(&mut self, agent: &Downstream, entry: &Arc<KeyEntry>) {
-        self.entry = Some(Arc::clone(entry));
-        self.context.add_fields(agent.head().fields(agent.input()));
+    /// Its key is known, as of one version.
+    pub(super) fn recognized(&mut self, agent: &Downstream, record: &Arc<KeyRecord>) {
+        if self.key.replace(Arc::clone(record)).is_none() {
+            self.context.add_fields(agent.head().fields(agent.input()));
+        }
     }
 
     /// Its body is there.
@@ -133,6 +137,16 @@ impl Trace {
     /// When its head had arrived.
     pub(super) fn began(&self) -> Instant {
         self.began
+    }
+
+    /// The rules of this key, or of one above it, do not allow it.
+    pub(super) fn refused_by(&mut self, record: Arc<KeyRecord>) {
+        self.refused_by = Some(record);
+    }
+
+    /// Its decision was taken back before anything was sent: nothing is held for it.
+    pub(super) fn withdrawn(&mut self) {
+        (self.intent, self.held, self.sent) = (None, Micros::ZERO, None);
     }
 
     /// Its vendor and operation are known.
@@ -167,21 +181,20 @@ impl Trace {
 
     /// Whether the key was recognized.
     pub(super) fn has_key(&self) -> bool {
-        self.entry.is_some()
+        self.key.is_some()
     }
 
-    /// What the key's policy allows in place of what `reason` refuses, for the message of a denial.
+    /// What a policy allows in place of what `reason` refuses, for the message of a denial: that of this key, or of
+    /// the one above it that refuses.
     pub(super) fn allowed(&self, reason: &Deny) -> String {
-        let Some(policy) = self.entry.as_ref().map(|entry| &entry.record.policy) else {
-            return String::new();
-        };
+        let Some(record) = self.refused_by.as_ref().or(self.key.as_ref()) else { return String::new() };
         if matches!(reason, Deny::Account) {
-            return policy.restrictions.stripe_accounts.join(", ");
+            return record.policy.restrictions.stripe_accounts.join(", ");
         }
         if !matches!(reason, Deny::Endpoint { .. }) {
             return String::new();
         }
-        let rules: Vec<String> = policy.allowed_endpoints.iter().map(ToString::to_string).collect();
+        let rules: Vec<String> = record.policy.allowed_endpoints.iter().map(ToString::to_string).collect();
         rules.join(", ")
     }
 
@@ -236,7 +249,7 @@ impl Trace {
             .path_bytes
             .map_or(path, |bytes| path.get(path.len().saturating_sub(bytes)..).unwrap_or(path));
         let path = std::str::from_utf8(path).unwrap_or_default();
-        let record = self.entry.as_ref().map(|entry| &entry.record);
+        let record = self.key.as_ref();
         let latency_us = micros_since(self.began);
         AuditRow {
             ts: self.ts,

@@ -35,6 +35,8 @@ pub(crate) enum StoreError {
     Io(String),
     /// Too many key writes wait.
     Busy,
+    /// The key was revoked meanwhile: nothing of it is written over that.
+    Revoked,
     /// The storage thread has ended.
     Stopped,
     /// The storage thread ended and the disk did not take what was queued.
@@ -83,6 +85,7 @@ impl fmt::Display for StoreError {
             StoreError::Io(reason) => {
                 write!(f, "the store cannot be read or written: {reason}; check the disk")
             }
+            StoreError::Revoked => f.write_str("the key was revoked meanwhile"),
             StoreError::Busy => f.write_str("too many key changes wait for the disk; try again"),
             StoreError::Stopped => f.write_str("the storage thread has stopped; restart the dataplane"),
             StoreError::NotWritten { rows } => {

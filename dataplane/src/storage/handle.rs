@@ -13,8 +13,9 @@ use keybrake_proto::time::{Day, UnixMicros};
 
 use super::books::{Books, Doubt, Handed};
 use super::format::encode_key;
+use super::key_write::{Done, KeyWrite};
 use super::resolve::{NoDoubt, Resolution, Resolved};
-use super::writer::{Command, Done, KeyWrite, Sink, TellResolved, Waits, Writer};
+use super::writer::{Command, Sink, TellResolved, Waits, Writer};
 use super::{Store, StoreError};
 use crate::progress::{AllProgress, Progress, Watch};
 use crate::registry::KeyRecord;
@@ -182,11 +183,11 @@ impl StorageHandle {
         self.records.len() < self.room && self.shared.takes_writes()
     }
 
-    /// Stores `records` over those with their ids, all of them or none; issue and revoke alike. Either all are
-    /// revocations or none is. Never blocks.
+    /// Stores `records` over those with their ids, all of them or none; issue, change and revoke alike. Either all
+    /// are revocations or none is. Never blocks.
     ///
     /// `done` is called once: with `Ok` when it is on disk. With an error an issued key does not
-    /// exist. A revocation the disk refused ([`StoreError::Io`]) is kept, and tried again until it
+    /// exist, and a changed one is as before; [`StoreError::Revoked`] means that it was revoked meanwhile. A revocation the disk refused ([`StoreError::Io`]) is kept, and tried again until it
     /// is on disk or the process ends; after [`StoreError::Busy`] it is for the caller to try again.
     /// It runs on the storage thread, or on this one where the queue is full, and should only post
     /// the answer.

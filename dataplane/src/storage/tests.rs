@@ -67,6 +67,7 @@ fn key_record(number: u8, revoked_at: Option<UnixMicros>) -> KeyRecord {
         metadata: [("team".to_owned(), "a".to_owned())].into(),
         created_at: UnixMicros(1),
         parent: None,
+        version: 0,
         revoked_at,
     }
 }
@@ -172,16 +173,33 @@ fn all_that_is_put_is_there_after_a_reopen() {
 fn a_later_day_starts_anew_and_an_earlier_one_is_over() {
     let directory = Directory::new();
     let store = directory.open();
-    write(&store, &[outcome(Some((1, 5, 30)), b""), outcome(Some((1, 6, 0)), b"")]);
+    write(&store, &[outcome(Some((1, 5, 30)), b"row"), outcome(Some((1, 6, 0)), b"row")]);
     assert_eq!(spend(&store, 1), Some((6, 0)));
     write(
         &store,
-        &[outcome(Some((1, 6, 4)), b""), outcome(Some((1, 5, 30)), b""), outcome(Some((1, 6, 1)), b"")],
+        &[
+            outcome(Some((1, 6, 4)), b"row"),
+            outcome(Some((1, 5, 30)), b"row"),
+            outcome(Some((1, 6, 1)), b"row"),
+        ],
     );
     assert_eq!(spend(&store, 1), Some((6, 5)));
-    write(&store, &[outcome(Some((1, 6, Micros::MAX.as_u64())), b"")]);
+    write(&store, &[outcome(Some((1, 6, Micros::MAX.as_u64())), b"row")]);
     assert_eq!(spend(&store, 1), Some((6, Micros::MAX.as_u64())));
     assert_eq!(rows(&store).len(), 6, "every row is written");
+}
+
+#[test]
+fn q8_a_decision_that_was_taken_back_leaves_no_row_and_no_doubt() {
+    let directory = Directory::new();
+    let store = directory.open();
+    let (withdrawn, first) = intent(1, 5, 30);
+    let (sent, second) = intent(1, 5, 30);
+    let records = [first, ending(Some(withdrawn), End::Booked, Some((1, 5, 0)), b""), second];
+    let mut books = store.books().unwrap();
+    assert_eq!(store.recover(&mut books, &records, NOW).unwrap(), 1, "the one that was decided anew");
+    assert_eq!((opening(&store, 1), rows(&store).len()), ((0, 30), 1));
+    assert!(store.books().unwrap().doubts().contains_key(&sent));
 }
 
 #[test]

@@ -9,13 +9,13 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, TryRecvError, after, select};
 use keybrake_proto::journal::IntentId;
-use keybrake_proto::key::KeyId;
 use keybrake_proto::time::{Day, UnixMicros};
 
 use super::StoreError;
 use super::batch::{Batch, Family};
 use super::books::{Books, Doubt, Handed};
 use super::handle::Shared;
+use super::key_write::{KeyWrite, Revocations};
 use super::resolve::{NoDoubt, Resolution, Resolved, Verdict};
 
 /// Records in one batch: where it was measured, batches of 64 to 512 took the least CPU time a record.
@@ -49,39 +49,6 @@ pub(crate) trait Sink: Send + 'static {
 
     /// Notes outside the store that all it has taken is on disk.
     fn mark(&mut self) -> Result<(), StoreError>;
-}
-
-type Tell = Box<dyn FnOnce(Result<(), StoreError>) + Send>;
-
-/// Who waits for a key write: told once, also where the write is dropped unserved.
-pub(super) struct Done(Option<Tell>);
-
-impl Done {
-    pub(super) fn new(done: impl FnOnce(Result<(), StoreError>) + Send + 'static) -> Done {
-        Done(Some(Box::new(done)))
-    }
-
-    pub(super) fn tell(mut self, result: Result<(), StoreError>) {
-        if let Some(done) = self.0.take() {
-            done(result);
-        }
-    }
-}
-
-impl Drop for Done {
-    fn drop(&mut self) {
-        if let Some(done) = self.0.take() {
-            done(Err(StoreError::Stopped));
-        }
-    }
-}
-
-/// Keys to write together.
-pub(super) struct KeyWrite {
-    pub(super) keys: Vec<(KeyId, Vec<u8>)>,
-    /// Revocations, which are tried until they are on disk.
-    pub(super) revoked: bool,
-    pub(super) done: Done,
 }
 
 /// Told what a resolution changes, once that is on disk.
@@ -146,8 +113,7 @@ pub(super) struct Writer<S> {
     books: Books,
     /// The batch that the disk refused. There is one at most: it comes first.
     unwritten: Option<Pending>,
-    /// Revocations that the disk refused.
-    undurable: BTreeMap<KeyId, Vec<u8>>,
+    revocations: Revocations,
     /// Since when something is written that no checkpoint covers.
     unsynced_since: Option<Instant>,
     forgot_at: Instant,
@@ -171,7 +137,7 @@ impl<S: Sink> Writer<S> {
             records,
             books,
             unwritten: None,
-            undurable: BTreeMap::new(),
+            revocations: Revocations::default(),
             unsynced_since: None,
             forgot_at: Instant::now(),
             stops: Vec::new(),
@@ -251,7 +217,7 @@ impl<S: Sink> Writer<S> {
     }
 
     fn is_behind(&self) -> bool {
-        self.unwritten.is_some() || !self.undurable.is_empty()
+        self.unwritten.is_some() || self.revocations.are_waiting()
     }
 
     /// Serves `command` and what waits with it: one sync for all key writes.
@@ -278,14 +244,15 @@ impl<S: Sink> Writer<S> {
     }
 
     fn write_keys(&mut self, writes: Vec<KeyWrite>) {
-        let mut batch = self.undurable_batch();
+        let mut batch = self.revocations.batch();
+        let writes = self.revocations.without_revoked(writes);
         for (id, value) in writes.iter().flat_map(|write| &write.keys) {
             batch.put(Family::Keys, id.as_bytes(), value);
         }
         let result = self.commit_keys(&batch);
         for write in writes {
             if result.is_err() && write.revoked {
-                self.undurable.extend(write.keys);
+                self.revocations.keep(write.keys);
             }
             write.done.tell(result.clone());
         }
@@ -296,20 +263,12 @@ impl<S: Sink> Writer<S> {
         }
     }
 
-    fn undurable_batch(&self) -> Batch {
-        let mut batch = Batch::default();
-        for (id, value) in &self.undurable {
-            batch.put(Family::Keys, id.as_bytes(), value);
-        }
-        batch
-    }
-
     /// On disk, and marked: an older copy of the store would give a revoked key its rights back.
     fn commit_keys(&mut self, batch: &Batch) -> Result<(), StoreError> {
         let Writer { sink, shared, .. } = self;
         let (result, _) = shared.timed(|| sink.commit(batch, Wal::Synced).and_then(|()| sink.mark()));
         if result.is_ok() {
-            self.undurable.clear();
+            self.revocations.were_written();
         }
         result
     }
@@ -362,8 +321,8 @@ impl<S: Sink> Writer<S> {
     }
 
     fn retry(&mut self) {
-        if !self.undurable.is_empty() {
-            let batch = self.undurable_batch();
+        if self.revocations.are_waiting() {
+            let batch = self.revocations.batch();
             let result = self.commit_keys(&batch);
             self.report(&result);
         }

@@ -32,7 +32,8 @@ pub enum Limit {
 }
 
 impl Limit {
-    const ALL: [Limit; 3] = [Limit::Lifetime, Limit::Daily, Limit::Requests];
+    /// In the order in which they are taken.
+    pub const ALL: [Limit; 3] = [Limit::Lifetime, Limit::Daily, Limit::Requests];
 
     /// `word` with a request of `quote` held on `day`.
     fn reserve(self, word: Word, day: Day, quote: Micros, cap: Option<Micros>) -> Result<Word, Refused> {
@@ -73,8 +74,8 @@ impl Limits {
         }
     }
 
-    /// Whether a key with these limits has the word.
-    fn has(&self, limit: Limit) -> bool {
+    /// Whether a key with these limits, which never change, needs the word.
+    pub fn need(&self, limit: Limit) -> bool {
         limit == Limit::Daily || self.cap(limit).is_some()
     }
 }
@@ -96,9 +97,9 @@ impl Opening {
         Opening { word: Word::open(day), lifetime: Micros::ZERO, requests: 0 }
     }
 
-    /// The word of a key with `limits`, where it has it.
-    pub fn word(&self, limit: Limit, limits: &Limits) -> Option<Word> {
-        let word = match limit {
+    /// One of the words.
+    pub fn word(&self, limit: Limit) -> Word {
+        match limit {
             Limit::Daily => self.word,
             Limit::Lifetime => {
                 Word { held: self.word.held, committed: self.lifetime, ..Word::open(Day::default()) }
@@ -107,8 +108,7 @@ impl Opening {
                 let counted = Micros::new(u64::from(self.requests)).unwrap_or(Micros::MAX);
                 Word { committed: counted, ..Word::open(self.word.day) }
             }
-        };
-        limits.has(limit).then_some(word)
+        }
     }
 }
 
@@ -120,14 +120,18 @@ pub trait Level: Sized {
     /// The key above it. It never changes.
     fn parent(&self) -> Option<&Self>;
 
-    /// Its limits.
+    /// Its limits, at this moment.
     fn limits(&self) -> Limits;
 
-    /// The word at this moment; `None` where the key has no such limit.
+    /// Whether it has the word. That never changes: a limit can be set later only where its word was counted all
+    /// the time.
+    fn has(&self, limit: Limit) -> bool;
+
+    /// The word at this moment; `None` where the key has none.
     fn load(&self, limit: Limit) -> Option<Word>;
 
     /// Replaces the word by `next` of it, atomically, and answers the new one; on an error the word
-    /// stays. `next` may be asked more than once. `None` where the key has no such limit.
+    /// stays. `next` may be asked more than once. `None` where the key has none.
     fn update<E>(&self, limit: Limit, next: impl Fn(Word) -> Result<Word, E>) -> Option<Result<Word, E>>;
 }
 
@@ -192,8 +196,7 @@ pub fn levels<L: Level>(leaf: &L) -> impl Iterator<Item = &L> {
 /// Every word of a chain, in the order in which they are taken.
 fn words<L: Level>(leaf: &L) -> impl Iterator<Item = (&L, Limit)> {
     levels(leaf).flat_map(|level| {
-        let limits = level.limits();
-        Limit::ALL.into_iter().filter(move |limit| limits.has(*limit)).map(move |limit| (level, limit))
+        Limit::ALL.into_iter().filter(|limit| level.has(*limit)).map(move |limit| (level, limit))
     })
 }
 
@@ -205,17 +208,13 @@ pub fn is_closed(leaf: &impl Level) -> bool {
 /// Keeps `quote` and one request aside on every word of the chain, or on none; answers the one day
 /// on which it is held everywhere: the latest of `today` and of every word's day (rule Q3).
 ///
-/// What one thread has taken and is about to undo looks like spend to another, so on a chain a
+/// What one thread has taken and is about to undo looks like spend to another, so a
 /// refusal counts only when it comes twice (rule Q4). A look at all words before one is taken keeps
 /// such moments rare.
 pub fn reserve(leaf: &impl Level, today: Day, quote: Micros) -> Result<Day, Refusal> {
-    let limits = leaf.limits();
-    let is_alone = leaf.parent().is_none() && !limits.has(Limit::Lifetime) && !limits.has(Limit::Requests);
-    // Nobody undoes anything on a word that is alone.
-    let mut is_final = is_alone;
+    let mut is_final = false;
     loop {
-        let tried = if is_alone { take_alone(leaf, today, quote) } else { look_and_take(leaf, today, quote) };
-        match tried {
+        match look_and_take(leaf, today, quote) {
             Ok(day) => return Ok(day),
             // A word has moved on since the look, so the next try is on a later day: this ends.
             Err(Stop::Later) => {}
@@ -223,17 +222,6 @@ pub fn reserve(leaf: &impl Level, today: Day, quote: Micros) -> Result<Day, Refu
             Err(Stop::Refused(_)) => is_final = true,
         }
     }
-}
-
-/// One step, with nothing to look at and nothing to undo.
-fn take_alone(leaf: &impl Level, today: Day, quote: Micros) -> Result<Day, Stop> {
-    let cap = leaf.limits().daily;
-    let next = |word: Word| {
-        let day = word.day.max(today);
-        word.reserve(day, quote, cap).map_err(|refused| Stop::new(refused, leaf, Limit::Daily, day))
-    };
-    // Every key has the daily word; one that had not would admit nothing.
-    leaf.update(Limit::Daily, next).unwrap_or(Err(Stop::Refused(Refusal::Closed))).map(|word| word.day)
 }
 
 fn look_and_take(leaf: &impl Level, today: Day, quote: Micros) -> Result<Day, Stop> {

@@ -5,7 +5,7 @@ use std::str::FromStr;
 
 use serde::{Deserialize, Serialize, de};
 
-use crate::catalog::Call;
+use crate::catalog::{Call, Operation};
 use crate::http1::Method;
 
 /// The longest rule, in bytes.
@@ -62,6 +62,73 @@ impl Rule {
             }
         }
         path.next().is_none()
+    }
+
+    /// Whether `wider` allows every call that this rule allows, of a vendor with these `operations`.
+    ///
+    /// A false "yes" gives a child more than its parent has; a false "no" refuses a rule that could be written
+    /// more narrowly. So where both are possible it is "no".
+    pub fn is_within(&self, wider: &Rule, operations: &[Operation]) -> bool {
+        self == wider
+            || self.method == wider.method
+                && self.has_shape_within(wider)
+                && operations.iter().all(|operation| self.is_within_for(wider, operation))
+    }
+
+    /// By the segments alone, which is all there is to a call that is no known operation.
+    fn has_shape_within(&self, wider: &Rule) -> bool {
+        for (index, of_wider) in wider.segments.iter().enumerate() {
+            match (self.segments.get(index), of_wider) {
+                (Some(_), Segment::Rest) => return true,
+                (Some(Segment::Literal(_) | Segment::Parameter | Segment::Ending(_)), Segment::Parameter) => {
+                }
+                (Some(Segment::Ending(one)), Segment::Ending(other)) if one.ends_with(other) => {}
+                (Some(Segment::Literal(one)), Segment::Ending(other))
+                    if one.len() > other.len() && one.ends_with(other) => {}
+                (Some(Segment::Literal(one)), Segment::Literal(other)) if one == other => {}
+                (None | Some(_), _) => return false,
+            }
+        }
+        self.segments.len() == wider.segments.len()
+    }
+
+    /// For the calls of one operation. The shape fits.
+    fn is_within_for(&self, wider: &Rule, operation: &Operation) -> bool {
+        if operation.method != self.method || !self.may_allow(operation) {
+            return true;
+        }
+        // `**` never allows what escalates, so a rule that spells it out is not within one with `**`.
+        if operation.escalates && !self.has_rest() && wider.has_rest() {
+            return false;
+        }
+        // A `*` does not match a literal of the operation, which a literal of this rule does.
+        let pairs = self.segments.iter().zip(&wider.segments).zip(operation.segments());
+        pairs.into_iter().all(|((own, of_wider), segment)| {
+            let is_opened =
+                matches!((own, of_wider), (Segment::Literal(_), Segment::Parameter | Segment::Ending(_)));
+            !is_opened || segment.is_parameter()
+        })
+    }
+
+    /// Whether some path of `operation` fits, were it not for its rights.
+    fn may_allow(&self, operation: &Operation) -> bool {
+        let mut segments = operation.segments();
+        for own in &self.segments {
+            let Some(segment) = segments.next() else { return false };
+            match own {
+                Segment::Literal(literal) if segment.fits(literal) => {}
+                Segment::Parameter if segment.is_parameter() => {}
+                Segment::Ending(ending)
+                    if segment.ending().is_some_and(|of| of.ends_with(ending) || ending.ends_with(of)) => {}
+                Segment::Rest => return true,
+                Segment::Literal(_) | Segment::Parameter | Segment::Ending(_) => return false,
+            }
+        }
+        segments.next().is_none()
+    }
+
+    fn has_rest(&self) -> bool {
+        self.segments.last() == Some(&Segment::Rest)
     }
 }
 
@@ -269,6 +336,71 @@ mod tests {
             ("POST /v1/**/x", RuleError::Wildcard),
         ] {
             assert_eq!(text.parse::<Rule>(), Err(error), "{text}");
+        }
+    }
+
+    fn is_within(rule: &str, wider: &str) -> bool {
+        let [rule, wider] = [rule, wider].map(|text| text.parse::<Rule>().unwrap());
+        rule.is_within(&wider, Catalog::of("stripe").unwrap().operations())
+    }
+
+    #[test]
+    fn m11_a_rule_is_within_one_that_allows_all_it_allows() {
+        for (rule, wider) in [
+            ("POST /v1/charges", "POST /v1/charges"),
+            ("POST /v1/charges", "POST /v1/**"),
+            ("GET /v1/charges/ch_1", "GET /v1/charges/*"),
+            ("GET /v1/charges/*", "GET /v1/**"),
+            ("GET /v1/charges/**", "GET /v1/**"),
+            ("GET /v1/charges/*", "GET /v1/charges/**"),
+            ("GET /not/in/the/table", "GET /not/*/the/*"),
+            ("POST /v1/ephemeral_keys", "POST /v1/ephemeral_keys"),
+        ] {
+            assert!(is_within(rule, wider), "{rule} in {wider}");
+        }
+        for (rule, wider) in [
+            ("GET /v1/charges", "POST /v1/charges"),
+            ("POST /v1/charges", "POST /v1/refunds"),
+            ("POST /v1/**", "POST /v1/charges"),
+            ("GET /v1/charges/*", "GET /v1/charges/ch_1"),
+            ("GET /v1/charges/**", "GET /v1/charges/*"),
+            ("GET /v1/charges", "GET /v1/charges/**"),
+            ("GET /v1/charges/search", "GET /v1/charges/*"),
+            ("GET /v1/charges/*/x", "GET /v1/charges/*"),
+            ("POST /v1/ephemeral_keys", "POST /v1/**"),
+        ] {
+            assert!(!is_within(rule, wider), "{rule} in {wider}");
+        }
+    }
+
+    /// Rules and paths of few words, so that they meet.
+    const PATH: &str = "/v1(/(v1|charges|search|ephemeral_keys|customers|ch_1|\\*)){0,3}(/\\*\\*)?";
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(2000))]
+        #[test]
+        fn m11_what_a_rule_allows_every_rule_around_it_allows(
+            rules in prop::collection::vec((PATH, any::<bool>()), 2),
+            paths in prop::collection::vec("/v1(/(v1|charges|search|ephemeral_keys|customers|ch_1|x)){0,4}", 20),
+        ) {
+            let stripe = Catalog::of("stripe").unwrap();
+            let parse = |(path, is_post): &(String, bool)| -> Rule {
+                format!("{} {path}", if *is_post { "POST" } else { "GET" }).parse().unwrap()
+            };
+            let (rule, wider) = (parse(&rules[0]), parse(&rules[1]));
+            prop_assert!(rule.is_within(&rule, stripe.operations()));
+            // Operations of the table too, with and without an id where a parameter stands.
+            let patterns = stripe.operations().iter().map(|operation| {
+                operation.pattern.replace(['{', '}'], "")
+            });
+            if rule.is_within(&wider, stripe.operations()) {
+                for path in paths.into_iter().chain(patterns) {
+                    for method in [Method::Get, Method::Post] {
+                        let call = stripe.recognize(method, path.as_bytes());
+                        prop_assert!(!rule.allows(&call) || wider.allows(&call), "{rule} in {wider}: {path}");
+                    }
+                }
+            }
         }
     }
 

@@ -19,6 +19,8 @@ const METADATA_VALUE_BYTES_MAX: usize = 500;
 /// A thousand million requests a day are more than one machine forwards.
 const REQUESTS_MAX: u32 = 1_000_000_000;
 
+const NO_ENDPOINT: &str = "name at least one endpoint, such as \"POST /v1/charges\"";
+
 /// Ten years: a longer life is a typing error.
 const LIFE_SECONDS_MAX: u64 = 10 * 366 * 86_400;
 
@@ -26,10 +28,12 @@ const LIFE_SECONDS_MAX: u64 = 10 * 366 * 86_400;
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct KeySpec {
-    /// The vendor the key is for.
+    /// The vendor the key is for; empty: the parent's.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
     pub vendor: String,
-    /// `METHOD /path` rules; required, since no rule means nothing and not everything (rule Q9).
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    /// `METHOD /path` rules; required, since no rule means nothing and not everything (rule Q9). Absent below
+    /// a parent: the parent's. An empty list is never written as one: it would ask for nothing and get all.
+    #[serde(default, deserialize_with = "endpoints", skip_serializing_if = "Vec::is_empty")]
     pub allowed_endpoints: Vec<String>,
     /// The most the key may commit per UTC day, a number of USD.
     #[serde(default, with = "usd::option", skip_serializing_if = "Option::is_none")]
@@ -55,6 +59,10 @@ pub struct KeySpec {
     /// Texts that stand in each of the key's audit rows.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub metadata: BTreeMap<String, String>,
+    /// The key above it: its text, which alone authorizes the issue, or for an operator its id. The child may
+    /// do nothing that its parent may not (rule M11).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub parent_vault_key: Option<String>,
 
     /// What parameters may hold.
     #[serde(default, skip_serializing_if = "Params::is_empty")]
@@ -68,25 +76,18 @@ pub struct KeySpec {
     /// The accounts that `Stripe-Account` and `Stripe-Context` may name.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub stripe_accounts: Vec<String>,
-
-    /// Known, and refused until it is enforced.
-    #[serde(default, skip_serializing)]
-    pub parent_vault_key: Option<NotEnforced>,
 }
 
-/// A restriction that keybrake knows and does not enforce yet. It never exists: accepting a
-/// restriction without enforcing it would be worse than refusing it.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum NotEnforced {}
-
-impl<'de> Deserialize<'de> for NotEnforced {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<NotEnforced, D::Error> {
-        de::IgnoredAny::deserialize(deserializer)?;
-        Err(de::Error::custom("parent_vault_key is not enforced by this version; leave it out"))
+pub(super) fn endpoints<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<String>, D::Error> {
+    let texts = Vec::deserialize(deserializer)?;
+    if texts.is_empty() {
+        Err(de::Error::custom(format_args!("allowed_endpoints: {NO_ENDPOINT}")))
+    } else {
+        Ok(texts)
     }
 }
 
-fn duration<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<u64>, D::Error> {
+pub(super) fn duration<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<u64>, D::Error> {
     let seconds = match serde_json::Value::deserialize(deserializer)? {
         serde_json::Value::Null => return Ok(None),
         serde_json::Value::Number(seconds) => seconds.as_u64(),
@@ -97,7 +98,7 @@ fn duration<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<u64>, D
     seconds.map(Some).ok_or_else(|| de::Error::custom(error))
 }
 
-fn requests<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<u32>, D::Error> {
+pub(super) fn requests<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<u32>, D::Error> {
     let number = match serde_json::Value::deserialize(deserializer)? {
         serde_json::Value::Null => return Ok(None),
         serde_json::Value::Number(number) => number.as_u64().and_then(|number| u32::try_from(number).ok()),
@@ -130,29 +131,35 @@ impl fmt::Display for SpecError {
 
 impl std::error::Error for SpecError {}
 
-fn refuse<T>(field: impl Into<String>, problem: impl fmt::Display) -> Result<T, SpecError> {
+pub(super) fn refuse<T>(field: impl Into<String>, problem: impl fmt::Display) -> Result<T, SpecError> {
     Err(SpecError { field: field.into(), problem: problem.to_string() })
 }
 
 impl KeySpec {
     /// The policy these fields describe at `now`, where `vendors` are the configured ones.
+    ///
+    /// For a key without a parent; [`KeySpec::child_policy`] is for the others.
     pub fn policy(&self, vendors: &[String], now: UnixMicros) -> Result<Policy, SpecError> {
+        let configured = || vendors.join(", ");
+        if self.vendor.is_empty() {
+            return refuse("vendor", format_args!("is missing; configured: {}", configured()));
+        }
         if !vendors.contains(&self.vendor) {
-            return refuse("vendor", format_args!("is not configured; configured: {}", vendors.join(", ")));
+            return refuse("vendor", format_args!("is not configured; configured: {}", configured()));
         }
         self.check_texts()?;
         Ok(Policy {
             vendor: self.vendor.clone(),
-            allowed_endpoints: self.rules()?,
+            allowed_endpoints: rules(&self.allowed_endpoints, &self.vendor)?,
             daily_usd_cap: self.daily_usd_cap,
             total_usd_cap: self.total_usd_cap,
             daily_request_budget: self.daily_request_budget,
             expires_at: self.expiry(now)?,
-            restrictions: self.restrictions()?,
+            restrictions: self.restrictions(&self.vendor)?,
         })
     }
 
-    fn restrictions(&self) -> Result<Restrictions, SpecError> {
+    pub(super) fn restrictions(&self, vendor: &str) -> Result<Restrictions, SpecError> {
         let restrictions = Restrictions {
             params: self.params.clone(),
             max_usd_per_call: self.max_usd_per_call,
@@ -160,79 +167,93 @@ impl KeySpec {
             stripe_accounts: self.stripe_accounts.clone(),
         };
         restrictions.judge()?;
-        let has_accounts = Catalog::of(&self.vendor).is_none_or(|catalog| !catalog.account_fields.is_empty());
+        let has_accounts = Catalog::of(vendor).is_none_or(|catalog| !catalog.account_fields.is_empty());
         if !restrictions.stripe_accounts.is_empty() && !has_accounts {
             return refuse("stripe_accounts", "has no meaning for this vendor; leave it out");
         }
         Ok(restrictions)
     }
 
-    fn rules(&self) -> Result<Vec<Rule>, SpecError> {
-        if self.allowed_endpoints.is_empty() {
-            return refuse("allowed_endpoints", "name at least one endpoint, such as \"POST /v1/charges\"");
+    pub(super) fn expiry(&self, now: UnixMicros) -> Result<Option<UnixMicros>, SpecError> {
+        expiry(self.expires_at.as_deref(), self.expires_in, now)
+    }
+
+    pub(super) fn check_texts(&self) -> Result<(), SpecError> {
+        check_text("label", self.label.as_deref())?;
+        check_text("agent_run_label", self.agent_run_label.as_deref())?;
+        check_metadata(&self.metadata)
+    }
+}
+
+/// The rules these texts are, for a key of `vendor`; at least one.
+pub(super) fn rules(texts: &[String], vendor: &str) -> Result<Vec<Rule>, SpecError> {
+    if texts.is_empty() {
+        return refuse("allowed_endpoints", NO_ENDPOINT);
+    }
+    if texts.len() > RULES_MAX {
+        return refuse("allowed_endpoints", format_args!("at most {RULES_MAX} are allowed; use `*` or `**`"));
+    }
+    let parse = |(at, text): (usize, &String)| {
+        if text.split('/').nth(1) == Some(vendor) {
+            let problem =
+                "leave the vendor's name out: rules are the vendor's own paths, such as /v1/charges";
+            return refuse(format!("allowed_endpoints[{at}]"), problem);
         }
-        if self.allowed_endpoints.len() > RULES_MAX {
+        text.parse().or_else(|error| refuse(format!("allowed_endpoints[{at}]"), error))
+    };
+    texts.iter().enumerate().map(parse).collect()
+}
+
+/// When a key expires that is written so; `None`: it does not.
+pub(super) fn expiry(
+    expires_at: Option<&str>,
+    expires_in: Option<u64>,
+    now: UnixMicros,
+) -> Result<Option<UnixMicros>, SpecError> {
+    let at = match (expires_at, expires_in) {
+        (Some(_), Some(_)) => return refuse("expires_in", "give either expires_in or expires_at"),
+        (None, None) => return Ok(None),
+        (None, Some(seconds)) => now.plus_seconds(seconds),
+        (Some(text), None) => match UnixMicros::parse_rfc3339(text) {
+            Some(at) => at,
+            None => return refuse("expires_at", "write RFC 3339 in UTC, such as 2026-11-22T00:00:00Z"),
+        },
+    };
+    let field = if expires_at.is_some() { "expires_at" } else { "expires_in" };
+    if at <= now {
+        return refuse(field, "must lie in the future");
+    }
+    if at > now.plus_seconds(LIFE_SECONDS_MAX) {
+        return refuse(field, "must lie within ten years; leave it out for a key that does not expire");
+    }
+    Ok(Some(at))
+}
+
+/// Refuses a label that is empty or too long.
+pub(super) fn check_text(field: &str, text: Option<&str>) -> Result<(), SpecError> {
+    if text.is_some_and(|text| text.is_empty() || text.len() > TEXT_BYTES_MAX) {
+        return refuse(field, format_args!("must have 1 to {TEXT_BYTES_MAX} bytes"));
+    }
+    Ok(())
+}
+
+/// Refuses metadata that is too much.
+pub(super) fn check_metadata(metadata: &BTreeMap<String, String>) -> Result<(), SpecError> {
+    if metadata.len() > METADATA_ENTRIES_MAX {
+        return refuse("metadata", format_args!("at most {METADATA_ENTRIES_MAX} entries are allowed"));
+    }
+    for (name, value) in metadata {
+        if name.is_empty() || name.len() > METADATA_NAME_BYTES_MAX {
+            return refuse("metadata", format_args!("names must have 1 to {METADATA_NAME_BYTES_MAX} bytes"));
+        }
+        if value.len() > METADATA_VALUE_BYTES_MAX {
             return refuse(
-                "allowed_endpoints",
-                format_args!("at most {RULES_MAX} are allowed; use `*` or `**`"),
+                "metadata",
+                format_args!("values must have at most {METADATA_VALUE_BYTES_MAX} bytes"),
             );
         }
-        let parse = |(at, text): (usize, &String)| {
-            if text.split('/').nth(1) == Some(self.vendor.as_str()) {
-                let problem =
-                    "leave the vendor's name out: rules are the vendor's own paths, such as /v1/charges";
-                return refuse(format!("allowed_endpoints[{at}]"), problem);
-            }
-            text.parse().or_else(|error| refuse(format!("allowed_endpoints[{at}]"), error))
-        };
-        self.allowed_endpoints.iter().enumerate().map(parse).collect()
     }
-
-    fn expiry(&self, now: UnixMicros) -> Result<Option<UnixMicros>, SpecError> {
-        let at = match (&self.expires_at, self.expires_in) {
-            (Some(_), Some(_)) => return refuse("expires_in", "give either expires_in or expires_at"),
-            (None, None) => return Ok(None),
-            (None, Some(seconds)) => now.plus_seconds(seconds),
-            (Some(text), None) => match UnixMicros::parse_rfc3339(text) {
-                Some(at) => at,
-                None => return refuse("expires_at", "write RFC 3339 in UTC, such as 2026-11-22T00:00:00Z"),
-            },
-        };
-        let field = if self.expires_at.is_some() { "expires_at" } else { "expires_in" };
-        if at <= now {
-            return refuse(field, "must lie in the future");
-        }
-        if at > now.plus_seconds(LIFE_SECONDS_MAX) {
-            return refuse(field, "must lie within ten years; leave it out for a key that does not expire");
-        }
-        Ok(Some(at))
-    }
-
-    fn check_texts(&self) -> Result<(), SpecError> {
-        for (field, text) in [("label", &self.label), ("agent_run_label", &self.agent_run_label)] {
-            if text.as_ref().is_some_and(|text| text.is_empty() || text.len() > TEXT_BYTES_MAX) {
-                return refuse(field, format_args!("must have 1 to {TEXT_BYTES_MAX} bytes"));
-            }
-        }
-        if self.metadata.len() > METADATA_ENTRIES_MAX {
-            return refuse("metadata", format_args!("at most {METADATA_ENTRIES_MAX} entries are allowed"));
-        }
-        for (name, value) in &self.metadata {
-            if name.is_empty() || name.len() > METADATA_NAME_BYTES_MAX {
-                return refuse(
-                    "metadata",
-                    format_args!("names must have 1 to {METADATA_NAME_BYTES_MAX} bytes"),
-                );
-            }
-            if value.len() > METADATA_VALUE_BYTES_MAX {
-                return refuse(
-                    "metadata",
-                    format_args!("values must have at most {METADATA_VALUE_BYTES_MAX} bytes"),
-                );
-            }
-        }
-        Ok(())
-    }
+    Ok(())
 }
 
 #[cfg(test)]
@@ -279,6 +300,11 @@ mod tests {
         let with =
             |more: &str| format!(r#"{{"vendor": "stripe", "allowed_endpoints": ["GET /v1/**"]{more}}}"#);
         check(r#"{"vendor": "stripe"}"#, Err("allowed_endpoints: name at least one"));
+        check(
+            r#"{"vendor": "stripe", "allowed_endpoints": []}"#,
+            Err("allowed_endpoints: name at least one"),
+        );
+        check(r#"{"allowed_endpoints": ["GET /v1/**"]}"#, Err("vendor: is missing; configured: stripe"));
         check(
             r#"{"vendor": "strype", "allowed_endpoints": ["GET /v1/**"]}"#,
             Err("vendor: is not configured; configured: stripe"),

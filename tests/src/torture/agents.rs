@@ -50,7 +50,7 @@ pub(crate) const RULES: [&str; 4] =
 #[derive(Debug)]
 pub(crate) struct AgentKey {
     pub(crate) issued: Issued,
-    pub(crate) cap_cents: u64,
+    cap_cents: AtomicU64,
     /// When its revoke was acknowledged, in microseconds since the epoch; 0 before.
     pub(crate) revoked_us: AtomicU64,
     /// Amounts that were asked for: none twice, so that an amount names one call of a key.
@@ -62,11 +62,21 @@ impl AgentKey {
     pub(crate) fn new(issued: Issued, cap_cents: u64) -> AgentKey {
         AgentKey {
             issued,
-            cap_cents,
+            cap_cents: AtomicU64::new(cap_cents),
             revoked_us: AtomicU64::new(0),
             amounts: Mutex::default(),
             refusals: AtomicU32::new(0),
         }
+    }
+
+    /// Its daily cap.
+    pub(crate) fn cap_cents(&self) -> u64 {
+        self.cap_cents.load(Ordering::SeqCst)
+    }
+
+    /// Its cap was changed, before anything was spent.
+    pub(crate) fn set_cap_cents(&self, cents: u64) {
+        self.cap_cents.store(cents, Ordering::SeqCst);
     }
 
     /// Under it nearly everything is refused, since its cap is spent; or its amounts are used up.
@@ -148,7 +158,7 @@ impl AgentLog {
             if reply.is_some() { (Some(over_us), None) } else { (None, Some(over_us)) };
         self.count(key, reply.as_ref());
         let line = json!({
-            "call": name, "key": key.issued.id, "cap_micros": key.cap_cents * 10_000,
+            "call": name, "key": key.issued.id, "cap_micros": key.cap_cents() * 10_000,
             "method": "POST", "path": path, "amount_minor": amount, "sent_us": sent_us,
             "answered_us": answered_us, "ended_us": ended_us, "status": reply.as_ref().map(|reply| reply.status),
             "keybrake_request_id": reply.as_ref().and_then(row_id), "agent": agent,

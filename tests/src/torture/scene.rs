@@ -172,9 +172,9 @@ impl Scene {
                 .violation(format!("{rest} cents are left under {}, and they get {status:?}", key.issued.id));
         }
         let committed = view().committed_usd.as_u64() / 10_000;
-        if committed * 100 < key.cap_cents * 99 {
+        if committed * 100 < key.cap_cents() * 99 {
             let id = &key.issued.id;
-            report.violation(format!("{id} refuses at {committed} of {} cents", key.cap_cents));
+            report.violation(format!("{id} refuses at {committed} of {} cents", key.cap_cents()));
         }
         let status = agents::charge(self.keybrake.proxy(), &self.log, key, 1);
         if status != Some(429) {
@@ -236,7 +236,7 @@ impl Scene {
         let keys = self.keys.lock().unwrap();
         let key = |key: &Arc<AgentKey>| {
             let revoked_us = Some(key.revoked_us.load(Ordering::SeqCst)).filter(|at| *at > 0);
-            let cap = key.cap_cents * 10_000;
+            let cap = key.cap_cents() * 10_000;
             json!({"key": key.issued.id, "daily_cap_micros": cap, "revoked_us": revoked_us}).to_string()
         };
         write("keys.jsonl", keys.iter().map(key).collect());

@@ -91,9 +91,19 @@ fn answer(request: Request, behavior: Behavior) -> Reply {
     let vault_key = key::mint(|bytes| bytes.fill(VAULT_KEY_BYTE));
     match request {
         Request::Status => Reply::Status(Box::new(status(behavior))),
-        Request::IssueKey(spec) if spec.vendor == "stripe" => {
+        Request::IssueKey(spec) if spec.vendor == "stripe" || spec.parent_vault_key.is_some() => {
             Reply::Issued { vault_key, key: Box::new(view()) }
         }
+        Request::ChangeKey { version: Some(7) | None, .. } => Reply::Changed {
+            key: Box::new(KeyView { version: 8, ..view() }),
+            late_workers: if behavior == Behavior::NotAcknowledged { vec![1] } else { Vec::new() },
+        },
+        Request::ChangeKey { .. } => Reply::Refused(Refused {
+            status: 412,
+            code: "version_mismatch".to_owned(),
+            field: None,
+            message: "the key is at version 7".to_owned(),
+        }),
         Request::IssueKey(_) => Reply::Refused(Refused {
             status: 400,
             code: "invalid_spec".to_owned(),
@@ -151,6 +161,10 @@ fn view() -> KeyView {
     KeyView {
         id: Id::get(),
         status: KeyStatus::Active,
+        version: 7,
+        parent_key_id: None,
+        children: 2,
+        chain_remaining_usd: Micros::new(140_500_000),
         vendor: "stripe".to_owned(),
         label: Some("billing".to_owned()),
         agent_run_label: None,

@@ -256,3 +256,20 @@ fn a_disk_that_keeps_refusing_does_not_keep_the_process() {
     thread.join().unwrap();
     assert_eq!(rows(&directory.open()), []);
 }
+
+#[test]
+fn q22_a_change_that_comes_behind_a_revocation_gives_nothing_back() {
+    let directory = Directory::new();
+    let (handle, thread) = start_on(&directory);
+    let (issued, revoked) = (key_record(1, None), key_record(1, Some(UnixMicros(7))));
+    let changed = KeyRecord { version: 1, ..issued.clone() };
+    assert_eq!(put(&handle, &issued).recv().unwrap(), Ok(()));
+    assert_eq!(put(&handle, &changed).recv().unwrap(), Ok(()));
+    assert_eq!(put(&handle, &revoked).recv().unwrap(), Ok(()));
+    // It was made before the revoke and waited for its thread to be scheduled.
+    assert_eq!(put(&handle, &changed).recv().unwrap(), Err(StoreError::Revoked));
+    assert_eq!(put(&handle, &key_record(2, None)).recv().unwrap(), Ok(()), "another key is none of it");
+    handle.flush_and_stop().unwrap();
+    thread.join().unwrap();
+    assert_eq!(directory.open().keys().unwrap().first(), Some(&revoked));
+}

@@ -57,7 +57,7 @@ impl Key {
             id: id(name),
             parent: parent.map(Rc::clone),
             limits: Cell::new(limits),
-            words: Limit::ALL.map(|limit| Cell::new(opening.word(limit, &limits))),
+            words: Limit::ALL.map(|limit| Cell::new(limits.need(limit).then(|| opening.word(limit)))),
             steps,
         })
     }
@@ -84,6 +84,10 @@ impl Level for Key {
 
     fn limits(&self) -> Limits {
         self.limits.get()
+    }
+
+    fn has(&self, limit: Limit) -> bool {
+        self.cell(limit).get().is_some()
     }
 
     fn load(&self, limit: Limit) -> Option<Word> {
@@ -240,7 +244,7 @@ fn what_an_opening_holds_can_be_settled_on_every_word() {
     let word = Word { held: usd(4), committed: usd(6), ..Word::open(day(5)) };
     let opening = Opening { word, lifetime: usd(30), requests: 7 };
     for limit in Limit::ALL {
-        key.cell(limit).set(opening.word(limit, &limits));
+        key.cell(limit).set(Some(opening.word(limit)));
     }
     assert_eq!(reserve(&*key, day(5), Micros::ZERO), full(&key, Limit::Requests, Micros::ZERO, 5));
     resolve(&*key, day(5), usd(4), usd(1), |_, _| ());

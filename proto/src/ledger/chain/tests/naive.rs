@@ -235,7 +235,7 @@ proptest! {
             let today = u32::try_from(at / 30).unwrap() + ahead / 3;
             play(&mut naive, &keys, today, step)?;
             for (key, real) in keys.iter().enumerate() {
-                for limit in Limit::ALL.into_iter().filter(|limit| real.limits().has(*limit)) {
+                for limit in Limit::ALL.into_iter().filter(|limit| real.has(*limit)) {
                     let word = real.word(limit);
                     let on = match limit {
                         Limit::Lifetime => 0,
