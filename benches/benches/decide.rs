@@ -34,6 +34,7 @@ fn policy() -> Policy {
         total_usd_cap: None,
         daily_request_budget: None,
         expires_at: None,
+        restrictions: Default::default(),
     }
 }
 
