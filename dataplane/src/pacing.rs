@@ -5,6 +5,7 @@
 //! shard's mailbox. So no shard waits for another one, and nothing is held meanwhile.
 
 use std::io;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
@@ -71,7 +72,12 @@ impl Pacer {
         // Alone, a key would wait for its last request as long as it may.
         let per_key_max = usize::try_from(quota.burst()).unwrap_or(WAITING_MAX).min(WAITING_MAX);
         let serving = Serving { shared: Arc::clone(&shared), rounds: Rounds::new(WAITING_MAX, per_key_max) };
-        thread::Builder::new().name(format!("pacer-{name}")).spawn(move || serving.run(&asked))?;
+        thread::Builder::new().name(format!("pacer-{name}")).spawn(move || {
+            // Who waits would wait for good, so the process ends and is restarted.
+            if catch_unwind(AssertUnwindSafe(|| serving.run(&asked))).is_err() {
+                std::process::abort();
+            }
+        })?;
         Ok(Pacer { shared, ask })
     }
 

@@ -4,8 +4,12 @@
 //! Readers judge the whole text before they answer, so a refused one was read nowhere. Texts are only read, never
 //! rewritten: what was judged is what is sent. Which names count is the catalog's business.
 
+mod find;
+
 use std::borrow::Cow;
 use std::fmt;
+
+pub use find::{Sought, find};
 
 /// Bytes of a [`Text`].
 pub const TEXT_BYTES_MAX: usize = 64;
@@ -38,6 +42,8 @@ pub enum FormError {
     Text,
     /// Neither `true` nor `false` where a flag is read.
     Flag,
+    /// More parameters than are looked at.
+    TooMany,
 }
 
 impl fmt::Display for FormError {
@@ -53,6 +59,7 @@ impl fmt::Display for FormError {
             FormError::Amount => "malformed amount; send a positive whole number of minor units",
             FormError::Text => "malformed parameter; send at most 64 printable ASCII characters",
             FormError::Flag => "malformed flag; send true or false",
+            FormError::TooMany => "too many parameters; send at most 4096",
         })
     }
 }

@@ -48,6 +48,8 @@ pub enum JsonError {
     Repeated,
     /// A name that is read stands there in another case, which some parsers take for it.
     Disguised,
+    /// More members than are looked at.
+    TooMany,
 }
 
 impl fmt::Display for JsonError {
@@ -60,6 +62,7 @@ impl fmt::Display for JsonError {
             JsonError::Disguised => {
                 "a member that is priced or ruled is spelled in another case; send its plain name"
             }
+            JsonError::TooMany => "too many members; send a smaller object",
         })
     }
 }

@@ -10,7 +10,7 @@
 use std::collections::HashSet;
 use std::sync::Mutex;
 
-use keybrake_tests::{Client, Issued, Keybrake, Reply, Setup, Vendor, call, form_post, paid};
+use keybrake_tests::{Client, Issued, Keybrake, Reply, Setup, Vendor, call, form_post, get, paid};
 use serde_json::{Value, json};
 
 /// Every endpoint of the tests.
@@ -249,4 +249,78 @@ fn q5_the_account_is_part_of_what_makes_a_repeat() {
         check(&call(keybrake.proxy(), &head, b"amount=1000&currency=usd"), "ok");
         assert_eq!(keybrake.committed_cents(&key.id), committed, "{account}");
     }
+}
+
+#[test]
+fn restrictions_are_written_on_the_command_line_and_hold_over_a_restart() {
+    let vendor = Vendor::start(paid);
+    let mut keybrake = Setup::new(vendor.url()).with_admin().start();
+    let arguments = [
+        "key issue --vendor stripe --allow",
+        "POST /v1/charges",
+        "--max-usd-per-call 20 --rate-limit-rps 99.5 --stripe-account acct_1 --daily-usd-cap 50 --param",
+        "currency in usd,eur",
+        "--param",
+        "amount min 50 max 1500 required on POST /v1/charges",
+        "--param",
+        r#"{"name": "description", "equals": "a b"}"#,
+        "--json",
+    ];
+    // Words but for what holds blanks itself.
+    let is_whole = |text: &str| {
+        text.starts_with("POST") || text.contains(" in ") || text.contains(" on ") || text.contains('{')
+    };
+    let words: Vec<&str> = arguments
+        .iter()
+        .flat_map(|text| if is_whole(text) { vec![*text] } else { text.split(' ').collect() })
+        .collect();
+    let output = keybrake.cli_command(&words).output().unwrap();
+    assert!(output.status.success(), "{output:?}");
+    let issued: Value = serde_json::from_slice(&output.stdout).unwrap();
+    let restrictions = json!({
+        "params": [
+            {"name": "currency", "in": ["usd", "eur"]},
+            {"name": "amount", "endpoints": ["POST /v1/charges"], "min": 50, "max": 1500, "required": true},
+            {"name": "description", "in": ["a b"]},
+        ],
+        "max_usd_per_call": 20.0,
+        "rate_limit_rps": 99.5,
+        "stripe_accounts": ["acct_1"],
+    });
+    let own = |of: &Value, field: &str| match field {
+        "max_usd_per_call" => json!(of[field].as_f64()),
+        _ => of[field].clone(),
+    };
+    let text = issued["vault_key"].as_str().unwrap().to_owned();
+    let key = Issued { id: issued["id"].as_str().unwrap().to_owned(), text };
+    keybrake.dataplane().kill_9();
+    keybrake.start_dataplane();
+    let view = keybrake.operate(&format!("GET /vault/keys/{}", key.id), None).expect(200);
+    let holder = get(keybrake.proxy(), "/vault/keys/self", &key.text).expect(200);
+    for (field, expected) in restrictions.as_object().unwrap() {
+        for seen in [&issued["policy"], &view, &holder] {
+            assert_eq!(own(seen, field), *expected, "{field} in {seen}");
+        }
+    }
+    let scene = Scene { vendor, keybrake, key };
+    check(&scene.form("/v1/charges", "amount=1500&currency=usd&description=a+b"), "ok");
+    for form in
+        ["amount=1501&currency=usd", "amount=49&currency=usd", "amount=50&currency=gbp", "currency=usd"]
+    {
+        check(&scene.form("/v1/charges", form), "parameter_not_allowed");
+    }
+    let shown = scene.keybrake.cli_command(&["key", "show", &scene.key.id]).output().unwrap();
+    let shown = String::from_utf8(shown.stdout).unwrap();
+    assert!(
+        shown.contains("$20.00 per call; 99.5 requests per second; accounts acct_1; params ["),
+        "{shown}"
+    );
+    let wrong =
+        ["key", "issue", "--vendor", "stripe", "--allow", "GET /v1/charges", "--param", "currency is usd"];
+    let refused = scene.keybrake.cli_command(&wrong).output().unwrap();
+    let stderr = String::from_utf8(refused.stderr).unwrap();
+    assert!(
+        !refused.status.success() && stderr.contains("currency in usd,eur"),
+        "it says what to write: {stderr}"
+    );
 }

@@ -11,6 +11,9 @@ use serde::de::{DeserializeSeed, Deserializer, Error, IgnoredAny, MapAccess, Seq
 use super::{JsonError, judge_depth};
 use crate::form;
 
+/// Members that rules look at; each is compared with each name, and a worker must not take long for that.
+const MEMBERS_MAX: usize = 10_000;
+
 /// What stands under one path.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Found<'a> {
@@ -33,7 +36,7 @@ pub fn find<'a>(body: &'a [u8], paths: &[&[String]]) -> Result<Vec<Found<'a>>, J
     if !matches!(body.trim_ascii_start().first(), Some(b'{' | b'[')) {
         return Err(JsonError::NotObject);
     }
-    let mut state = State { found: vec![Found::default(); paths.len()], fault: None };
+    let mut state = State { found: vec![Found::default(); paths.len()], fault: None, members: 0 };
     let wanted = paths.iter().enumerate().map(|(index, rest)| Wanted { index, rest }).collect();
     let mut deserializer = serde_json::Deserializer::from_str(text);
     let node = Node { wanted, state: &mut state };
@@ -48,6 +51,7 @@ pub fn find<'a>(body: &'a [u8], paths: &[&[String]]) -> Result<Vec<Found<'a>>, J
 struct State<'a> {
     found: Vec<Found<'a>>,
     fault: Option<JsonError>,
+    members: usize,
 }
 
 impl<'a> State<'a> {
@@ -170,6 +174,10 @@ impl<'a> Visitor<'a> for Node<'a, '_, '_> {
         let Node { wanted, state } = self;
         let mut seen: Vec<&str> = Vec::new();
         while let Some(key) = map.next_key::<Cow<'a, str>>()? {
+            state.members = state.members.saturating_add(usize::from(!wanted.is_empty()));
+            if state.members > MEMBERS_MAX {
+                return state.refuse(JsonError::TooMany);
+            }
             let name = wanted.iter().find_map(|wanted| match wanted.rest.first() {
                 Some(name) if *name == key => Some(name.as_str()),
                 _ => None,
@@ -274,6 +282,8 @@ mod tests {
             assert!(find(body.as_bytes(), &[&path]).is_err(), "{body}");
         }
         check("\"a\"", "a", "NotObject");
+        let members: Vec<String> = (0..=MEMBERS_MAX).map(|at| format!("\"x{at}\": 1")).collect();
+        check(&format!("{{{}}}", members.join(",")), "a", "TooMany");
         let deep = format!(r#"{{"b": {}{}}}"#, "[".repeat(64), "]".repeat(64));
         check(&deep, "a", "TooDeep");
     }

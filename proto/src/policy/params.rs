@@ -20,6 +20,10 @@ pub use reading::Body;
 
 const RULES_MAX: usize = 50;
 const NAMES_MAX: usize = 10;
+
+/// Names of all rules together: each request is searched for each of them.
+const NAMES_ALL_MAX: usize = 100;
+
 const ENDPOINTS_MAX: usize = 20;
 const VALUES_MAX: usize = 500;
 const VALUE_BYTES_MAX: usize = 200;
@@ -333,6 +337,9 @@ impl Params {
         let refuse = |problem: String| Err(SpecError { field: "params".to_owned(), problem });
         if self.0.len() > RULES_MAX {
             return refuse(format!("at most {RULES_MAX} rules are allowed"));
+        }
+        if self.0.iter().map(|rule| rule.names.len()).sum::<usize>() > NAMES_ALL_MAX {
+            return refuse(format!("all rules together may have at most {NAMES_ALL_MAX} names"));
         }
         // Texts and numbers in memory always serialize.
         let bytes = serde_json::to_vec(self).map_or(usize::MAX, |json| json.len());

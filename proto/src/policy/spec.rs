@@ -327,7 +327,6 @@ mod tests {
         check(&with(r#", "expires_in": 1, "expires_at": "2026-11-22T00:00:00Z""#), Err("give either"));
         check(&with(r#", "label": """#), Err("label: must have 1 to 200 bytes"));
         check(&with(r#", "dayly_usd_cap": 1"#), Err("unknown field `dayly_usd_cap`"));
-        check(&with(r#", "parent_vault_key": "x""#), Err("not enforced by this version"));
         check(&with(r#", "rate_limit_rps": 0"#), Err("rate_limit_rps: `0` is not a rate"));
         check(&with(r#", "max_usd_per_call": -1"#), Err("is not an amount of USD"));
         check(&with(r#", "params": [{"name": "a"}]"#), Err("params: a: says nothing about its value"));

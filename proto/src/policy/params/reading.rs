@@ -4,7 +4,7 @@ use std::borrow::Cow;
 
 use super::{Name, Parameters, Tests};
 use crate::deny::Deny;
-use crate::form::{self, FormError};
+use crate::form::{self, FormError, Sought};
 use crate::json;
 
 /// A body in the one form that the vendor reads at this path.
@@ -39,17 +39,15 @@ pub(super) fn read<'a>(
     wanted: &[(&Name, &Tests)],
 ) -> Result<Vec<Reading<'a>>, Deny> {
     let mut readings = match request.body {
-        Body::Form(form) => {
-            wanted.iter().map(|(name, tests)| of_form(form, name, tests)).collect::<Result<Vec<_>, _>>()
-        }
-        Body::Json(body) => of_json(body, wanted),
+        Body::Form(form) => of_form(form, wanted)?,
+        Body::Json(body) => of_json(body, wanted)?,
         Body::Other => {
             let problem = "a rule of this key reads the body; send it in the form that this path takes";
-            Err(Deny::Malformed { status: 415, problem: problem.into() })
+            return Err(Deny::Malformed { status: 415, problem: problem.into() });
         }
-    }?;
-    for ((name, tests), reading) in wanted.iter().zip(&mut readings) {
-        let in_query = of_form(request.query, name, tests)?;
+    };
+    let in_query = of_form(request.query, wanted)?;
+    for (((name, tests), reading), in_query) in wanted.iter().zip(&mut readings).zip(in_query) {
         if !in_query.is_missing && !reading.values.is_empty() {
             // Which of them the vendor takes is its own affair.
             return Err(malformed(FormError::Repeated));
@@ -65,16 +63,19 @@ pub(super) fn read<'a>(
     Ok(readings)
 }
 
-fn of_form<'a>(text: &'a [u8], name: &Name, tests: &Tests) -> Result<Reading<'a>, Deny> {
-    if tests.absent {
-        // Any spelling counts, so none has to be told apart.
-        let is_absent = !form::mentions(text, &name.in_form);
-        return Ok(Reading { values: Vec::new(), is_missing: true, is_absent });
-    }
-    let mut value = Vec::new();
-    let is_there = form::read_long(text, &name.in_form, &mut value).map_err(malformed)?;
-    let values = if is_there { vec![String::from_utf8(value).ok().map(Cow::Owned)] } else { Vec::new() };
-    Ok(Reading { values, is_missing: !is_there, is_absent: false })
+fn of_form<'a>(text: &[u8], wanted: &[(&Name, &Tests)]) -> Result<Vec<Reading<'a>>, Deny> {
+    let sought = |tests: &Tests| if tests.absent { Sought::Mention } else { Sought::Value };
+    let names: Vec<_> = wanted.iter().map(|(name, tests)| (name.in_form.as_str(), sought(tests))).collect();
+    let reading = |(found, (_, sought)): (Option<Vec<u8>>, &(&str, Sought))| match (found, sought) {
+        (None, Sought::Value) => Reading { is_missing: true, ..Reading::default() },
+        (Some(value), Sought::Value) => {
+            Reading { values: vec![String::from_utf8(value).ok().map(Cow::Owned)], ..Reading::default() }
+        }
+        (found, Sought::Mention) => {
+            Reading { is_missing: true, is_absent: found.is_none(), ..Reading::default() }
+        }
+    };
+    Ok(form::find(text, &names).map_err(malformed)?.into_iter().zip(&names).map(reading).collect())
 }
 
 fn of_json<'a>(body: &'a [u8], wanted: &[(&Name, &Tests)]) -> Result<Vec<Reading<'a>>, Deny> {
