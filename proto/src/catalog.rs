@@ -3,16 +3,21 @@
 //! A vendor is data ([`Catalog`]); its rows stand in a file of their own, each with its source.
 
 pub mod amount;
+pub mod book;
+pub mod configured;
 pub mod currency;
 pub mod price;
 mod read;
 mod stripe;
+pub mod tariff;
 mod tree;
 
 use std::sync::LazyLock;
 
 use crate::http1::Method;
 use amount::AmountRule;
+use configured::Cost;
+use tariff::Table;
 use tree::Tree;
 
 /// How a call's cost is known.
@@ -24,6 +29,10 @@ pub enum Price {
     FreeWithout(&'static [&'static str]),
     /// It moves an amount that the request states, or an object of the vendor's.
     Amount(&'static AmountRule),
+    /// It costs units times a price of the price book.
+    Table(Table),
+    /// As the configuration says.
+    Configured(&'static Cost),
     /// Nothing known bounds the cost: denied under a cap. The text says what is missing.
     Unpriced(&'static str),
 }
@@ -122,7 +131,8 @@ impl Call<'_> {
     /// Whether a repeat under one Idempotency-Key is the same call and moves money once.
     pub fn is_remembered(&self) -> bool {
         let is_remembered = |operation: &Operation| operation.idempotency == Idempotency::Day;
-        self.operation.is_some_and(is_remembered) && matches!(self.price(), Price::Amount(_))
+        let moves_money = matches!(self.price(), Price::Amount(_) | Price::Table(_) | Price::Configured(_));
+        self.operation.is_some_and(is_remembered) && moves_money
     }
 
     /// Whether the segment at `index` stands for a parameter, so that `*` may match it.
