@@ -1,24 +1,34 @@
 //! The vendors' tables: which operations exist, how each one's cost is known, and which headers pass.
 //!
-//! A vendor is data ([`Catalog`]); its rows stand in a file of their own, each with its source.
+//! A vendor is data ([`Catalog`]); its rows stand in `tables/`, each with its source.
 
 pub mod amount;
 pub mod book;
+#[cfg(test)]
+mod complete;
 pub mod configured;
 pub mod currency;
+pub mod explain;
+pub(crate) mod pattern;
 pub mod price;
 mod read;
+mod resend;
 mod stripe;
+mod table;
 pub mod tariff;
 mod tree;
+mod twilio;
+pub mod wire;
 
 use std::sync::LazyLock;
 
+use crate::config::{self, ConfigError};
 use crate::http1::Method;
 use amount::AmountRule;
 use configured::Cost;
 use tariff::Table;
 use tree::Tree;
+use wire::{Bodies, Slot};
 
 /// How a call's cost is known.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -51,8 +61,10 @@ pub enum Idempotency {
 pub struct Operation {
     /// The method.
     pub method: Method,
-    /// The path, with `{name}` for each segment that is a parameter.
+    /// The path, with `{name}` or `{name}.json` for each segment that is a parameter.
     pub pattern: &'static str,
+    /// The name of its price class, as in the vendor's table.
+    pub class: &'static str,
     /// How its cost is known.
     pub price: Price,
     /// Whether a repeat is carried out again.
@@ -72,8 +84,16 @@ pub struct Catalog {
     pub account_fields: &'static [&'static str],
     /// Parameters that change the method, the account or the version: refused in query and body.
     pub refused_parameters: &'static [&'static str],
-    /// Paths whose bodies are forms and nothing else; below others they are JSON.
-    pub form_paths: &'static str,
+    /// What bodies are.
+    pub bodies: Bodies,
+    /// Where agents send their vault key, and the vendor gets its credential.
+    pub slot: Slot,
+    /// The first segments of paths that lead to hosts of their own, as in `verify` of `verify.twilio.com`.
+    pub labels: &'static [&'static str],
+    /// What a GET without a row costs.
+    pub unlisted_reads: UnlistedReads,
+    /// A GET may have the body `{}`, which is dropped (rule H3).
+    pub drops_empty_bodies: bool,
     /// The reply header that holds the vendor's own request id, lower case.
     pub request_id_field: &'static str,
     /// The reply header that is `true` on a stored answer to an Idempotency-Key, lower case; empty where the
@@ -81,6 +101,15 @@ pub struct Catalog {
     pub replayed_field: &'static str,
     operations: &'static [Operation],
     tree: Tree,
+}
+
+/// What a GET without a row costs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum UnlistedReads {
+    /// Nothing.
+    Free,
+    /// Nobody knows.
+    Unpriced,
 }
 
 /// A request recognized as an operation, or as none that is known.
@@ -92,17 +121,70 @@ pub struct Call<'a> {
     pub path: &'a [u8],
     /// The row of the catalog.
     pub operation: Option<&'static Operation>,
+    /// What a GET without a row costs.
+    pub unlisted_reads: UnlistedReads,
 }
 
 impl Catalog {
-    /// The vendor of this name.
+    /// The vendor of this name that keybrake knows by itself.
     pub fn of(name: &str) -> Option<&'static Catalog> {
-        static STRIPE: LazyLock<Catalog> = LazyLock::new(stripe::catalog);
-        (name == STRIPE.name).then(|| &*STRIPE)
+        static STRIPE: LazyLock<Catalog> = LazyLock::new(|| built_in(stripe::catalog()));
+        static TWILIO: LazyLock<Catalog> = LazyLock::new(|| built_in(twilio::catalog()));
+        static RESEND: LazyLock<Catalog> = LazyLock::new(|| built_in(resend::catalog()));
+        [&STRIPE, &TWILIO, &RESEND].into_iter().find(|catalog| catalog.name == name).map(|catalog| &**catalog)
+    }
+
+    /// The catalog of a configured vendor, which [`crate::config::Config::parse`] has checked. That of a vendor that only
+    /// the configuration knows is kept until the process ends: call it once for each.
+    ///
+    /// # Errors
+    /// What the configuration must say otherwise.
+    pub fn of_vendor(vendor: &config::Vendor) -> Result<&'static Catalog, ConfigError> {
+        match Catalog::of(&vendor.name) {
+            Some(catalog) => Ok(catalog),
+            None => Ok(Box::leak(Box::new(Catalog::configured(vendor)?))),
+        }
+    }
+
+    fn configured(vendor: &config::Vendor) -> Result<Catalog, ConfigError> {
+        let mut rows = Vec::new();
+        for operation in &vendor.operations {
+            let (method, price) = operation.parse()?;
+            rows.push(Operation {
+                method,
+                pattern: leaked(&operation.path),
+                class: "configured",
+                price: match price {
+                    config::Cost::Free => Price::Free,
+                    config::Cost::Unpriced => Price::Unpriced("the configuration gives it no price"),
+                    config::Cost::Known(cost) => Price::Configured(Box::leak(Box::new(cost))),
+                },
+                idempotency: if operation.idempotent { Idempotency::Day } else { Idempotency::None },
+                escalates: operation.escalates,
+            });
+        }
+        let operations: &'static [Operation] = rows.leak();
+        let own = ["accept", "accept-language", "content-type", "user-agent"].into_iter();
+        let fields = own.chain(vendor.request_headers.iter().map(|name| leaked(&name.to_ascii_lowercase())));
+        Ok(Catalog {
+            name: leaked(&vendor.name),
+            request_fields: fields.collect::<Vec<_>>().leak(),
+            account_fields: &[],
+            refused_parameters: &["_method"],
+            bodies: Bodies::FormsOrJson,
+            slot: wire::slot_of(vendor),
+            labels: &[],
+            unlisted_reads: if vendor.free_reads { UnlistedReads::Free } else { UnlistedReads::Unpriced },
+            drops_empty_bodies: false,
+            request_id_field: "request-id",
+            replayed_field: "",
+            operations,
+            tree: Tree::new(operations),
+        })
     }
 
     /// The names [`Catalog::of`] knows, for messages.
-    pub const KNOWN: &'static str = "stripe";
+    pub const KNOWN: &'static str = "stripe, twilio, resend";
 
     /// Every operation, for tests and listings.
     pub fn operations(&self) -> &'static [Operation] {
@@ -112,7 +194,7 @@ impl Catalog {
     /// Finds the operation of a request. A literal segment wins over a parameter.
     pub fn recognize<'a>(&self, method: Method, path: &'a [u8]) -> Call<'a> {
         let operation = self.tree.find(method, path).and_then(|at| self.operations.get(at));
-        Call { method, path, operation }
+        Call { method, path, operation, unlisted_reads: self.unlisted_reads }
     }
 }
 
@@ -121,7 +203,8 @@ impl Call<'_> {
     pub fn price(&self) -> Price {
         match (self.operation, self.method) {
             (Some(operation), _) => operation.price,
-            (None, Method::Get) => Price::Free,
+            (None, Method::Get) if self.unlisted_reads == UnlistedReads::Free => Price::Free,
+            (None, Method::Get) => Price::Unpriced("the configuration does not list it"),
             (None, Method::Post | Method::Put | Method::Patch | Method::Delete) => {
                 Price::Unpriced("its cost is not in keybrake's catalog")
             }
@@ -138,15 +221,24 @@ impl Call<'_> {
     /// Whether the segment at `index` stands for a parameter, so that `*` may match it.
     pub fn is_parameter(&self, index: usize) -> bool {
         match self.operation {
-            Some(operation) => operation.pattern.split('/').skip(1).nth(index).is_some_and(is_parameter),
+            Some(operation) => pattern::is_parameter(operation.pattern, index),
             None => true,
         }
     }
 }
 
-/// Whether a segment of a pattern is `{name}`.
-fn is_parameter(segment: &str) -> bool {
-    segment.starts_with('{')
+/// A text that lives as long as the process.
+fn leaked(text: &str) -> &'static str {
+    text.to_owned().leak()
+}
+
+/// A table is a part of the binary, and the tests read each of them. To go on without one would leave every write
+/// unpriced and every operation that mints credentials open to `**`.
+fn built_in(catalog: Result<Catalog, table::TableError>) -> Catalog {
+    match catalog {
+        Ok(catalog) => catalog,
+        Err(error) => panic!("a table of the catalog cannot be read: {error}"),
+    }
 }
 
 #[cfg(test)]
@@ -196,22 +288,5 @@ mod tests {
         check(Method::Get, "/v1/charges", false);
         check(Method::Post, "/v1/customers", false);
         check(Method::Post, "/v1/not/in/the/table", false);
-    }
-
-    #[test]
-    fn no_two_rows_are_the_same_operation() {
-        let shape = |operation: &Operation| {
-            let segments: Vec<&str> = operation
-                .pattern
-                .split('/')
-                .map(|segment| if is_parameter(segment) { "{}" } else { segment })
-                .collect();
-            format!("{:?} {}", operation.method, segments.join("/"))
-        };
-        let mut seen: Vec<String> = Catalog::of("stripe").unwrap().operations().iter().map(shape).collect();
-        let rows = seen.len();
-        seen.sort();
-        seen.dedup();
-        assert_eq!(seen.len(), rows);
     }
 }

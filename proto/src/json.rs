@@ -11,7 +11,9 @@ pub use raw::{count_texts, count_texts_of_each, read_member};
 use std::borrow::Cow;
 use std::fmt;
 
-use serde::de::{Deserialize, DeserializeSeed, Deserializer, Error, IgnoredAny, MapAccess, SeqAccess, Visitor};
+use serde::de::{
+    Deserialize, DeserializeSeed, Deserializer, Error, IgnoredAny, MapAccess, SeqAccess, Visitor,
+};
 
 /// Arrays and objects inside each other, the outer object counted. Vendors' bodies stay below ten.
 pub const DEPTH_MAX: usize = 64;
@@ -63,7 +65,9 @@ impl fmt::Display for JsonError {
                 "a member that is priced or ruled is spelled in another case; send its plain name"
             }
             JsonError::NotList => "body is no JSON array of that length; send one of at most 100 objects",
-            JsonError::NotTexts => "a member that is counted is of another type; send a text or a list of texts",
+            JsonError::NotTexts => {
+                "a member that is counted is of another type; send a text or a list of texts"
+            }
         })
     }
 }

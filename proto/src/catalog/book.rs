@@ -47,8 +47,7 @@ impl PriceBook {
     /// # Panics
     /// If a shipped file cannot be read, which a test rules out.
     pub fn shipped() -> PriceBook {
-        let prices =
-            (TwilioPrices::parse(TwilioPrices::SHIPPED), ResendPrices::parse(ResendPrices::SHIPPED));
+        let prices = (TwilioPrices::parse(TwilioPrices::SHIPPED), ResendPrices::parse(ResendPrices::SHIPPED));
         match prices {
             (Ok(twilio), Ok(resend)) => PriceBook { rates: Rates::default(), twilio, resend },
             (Err(problem), _) | (_, Err(problem)) => panic!("a shipped price file cannot be read: {problem}"),
@@ -111,7 +110,10 @@ mod tests {
 
     #[test]
     fn a_file_that_cannot_be_used_is_named_with_its_key() {
-        assert_eq!(load(Err("no such file".to_owned())).unwrap_err(), "prices.twilio_file t.toml: no such file");
+        assert_eq!(
+            load(Err("no such file".to_owned())).unwrap_err(),
+            "prices.twilio_file t.toml: no such file"
+        );
         let error = load(Ok("source = 1".to_owned())).unwrap_err();
         assert!(error.starts_with("prices.twilio_file t.toml: line 1: invalid type"), "{error}");
     }

@@ -244,11 +244,15 @@ mod tests {
     fn refused(cost: &Cost, content_type: &str, bodies: &[&str]) {
         for body in bodies {
             let book = PriceBook::shipped();
-            let terms = Terms { bound: Bound::Capped, per_call_max: None, book: &book, today: Day::new(20_000) };
+            let terms =
+                Terms { bound: Bound::Capped, per_call_max: None, book: &book, today: Day::new(20_000) };
             let content_type = Some(content_type.as_bytes());
             let request = Priced { path: b"/", content_type, query: None, body: body.as_bytes() };
             let quote = quote(cost, request, &terms, &mut |_| {});
-            assert!(matches!(quote, Err(QuoteError::Malformed(_) | QuoteError::MediaType)), "{body}: {quote:?}");
+            assert!(
+                matches!(quote, Err(QuoteError::Malformed(_) | QuoteError::MediaType)),
+                "{body}: {quote:?}"
+            );
         }
     }
 
@@ -299,7 +303,11 @@ mod tests {
         check(&cost, JSON, r#"{"to": 7}"#, Ok("0.014"));
         check(&cost, JSON, "{}", Ok("0.002"));
         refused(&cost, JSON, &[r#"{"to": "a"}"#, r#"{"to": {}}"#]);
-        refused(&Cost::Units { at: json(&["to"]), each: usd("1"), absent: None }, JSON, &["{}", r#"{"to": null}"#]);
+        refused(
+            &Cost::Units { at: json(&["to"]), each: usd("1"), absent: None },
+            JSON,
+            &["{}", r#"{"to": null}"#],
+        );
         check(&Cost::Fixed(usd("0.05")), JSON, "anything", Ok("0.05"));
     }
 }

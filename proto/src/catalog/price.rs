@@ -8,12 +8,13 @@ use super::Price;
 use super::amount::{self, Acting, Basis, Counted, Known, Remembered};
 use super::book::PriceBook;
 use super::configured;
-use super::currency::{Currency, NoRate};
+use super::currency::Currency;
 use super::tariff::{self, Table, Tell, resend};
 use crate::form;
 use crate::money::Micros;
 use crate::time::Day;
 
+pub use super::currency::NoRate;
 pub use super::read::is_form;
 
 /// The parts of a request that a price is read from.
@@ -93,11 +94,9 @@ pub enum Bound {
 pub fn acts_on(price: Price, request: Priced<'_>) -> Result<Option<Acting>, QuoteError> {
     match price {
         Price::Amount(rule) => amount::acts_on(rule, request),
-        Price::Free
-        | Price::FreeWithout(_)
-        | Price::Table(_)
-        | Price::Configured(_)
-        | Price::Unpriced(_) => Ok(None),
+        Price::Free | Price::FreeWithout(_) | Price::Table(_) | Price::Configured(_) | Price::Unpriced(_) => {
+            Ok(None)
+        }
     }
 }
 
@@ -115,11 +114,7 @@ pub fn must_look_up(
         (Price::Amount(rule), Bound::Capped) => amount::must_look_up(rule, request, counted),
         (Price::Amount(_), Bound::Uncapped)
         | (
-            Price::Free
-            | Price::FreeWithout(_)
-            | Price::Table(_)
-            | Price::Configured(_)
-            | Price::Unpriced(_),
+            Price::Free | Price::FreeWithout(_) | Price::Table(_) | Price::Configured(_) | Price::Unpriced(_),
             _,
         ) => Ok(false),
     }
@@ -212,14 +207,12 @@ pub fn end(
 ) -> (End, Option<Remembered>) {
     match price {
         Price::Amount(rule) => amount::end(rule, quote, acting, status, body),
-        Price::Table(_)
-        | Price::Configured(_)
-        | Price::Free
-        | Price::FreeWithout(_)
-        | Price::Unpriced(_) => match (quote.batch, status) {
-            (Some(batch), 200..=299) => (resend::end_of_batch(quote, batch, body), None),
-            _ => (end_by_status(quote, status), None),
-        },
+        Price::Table(_) | Price::Configured(_) | Price::Free | Price::FreeWithout(_) | Price::Unpriced(_) => {
+            match (quote.batch, status) {
+                (Some(batch), 200..=299) => (resend::end_of_batch(quote, batch, body), None),
+                _ => (end_by_status(quote, status), None),
+            }
+        }
     }
 }
 

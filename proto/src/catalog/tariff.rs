@@ -72,7 +72,9 @@ fn form_of(request: Priced<'_>) -> Result<&[u8], QuoteError> {
 /// A parameter in the query would have two readings (M2).
 pub(super) fn no_query(request: Priced<'_>) -> Result<(), QuoteError> {
     match request.query {
-        Some(query) if !query.is_empty() => malformed("send what this call costs by in the body, not in the query"),
+        Some(query) if !query.is_empty() => {
+            malformed("send what this call costs by in the body, not in the query")
+        }
         Some(_) | None => Ok(()),
     }
 }

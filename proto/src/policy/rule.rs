@@ -14,8 +14,8 @@ const RULE_BYTES_MAX: usize = 256;
 /// One allowed set of operations.
 ///
 /// `*` is one segment that stands for a parameter: `GET /v1/customers/*` does not allow
-/// `/v1/customers/search`, which the catalog knows as an operation of its own. A final `**` is any
-/// rest of at least one segment.
+/// `/v1/customers/search`, which the catalog knows as an operation of its own. `*.json` is such a
+/// segment with this ending. A final `**` is any rest of at least one segment.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Rule {
     method: Method,
@@ -27,6 +27,8 @@ enum Segment {
     Literal(String),
     /// `*`
     Parameter,
+    /// `*.json`: the ending, with its dot.
+    Ending(String),
     /// `**`
     Rest,
 }
@@ -44,8 +46,9 @@ impl Rule {
             match segment {
                 Segment::Literal(literal) if literal.as_bytes() == actual => {}
                 Segment::Parameter if call.is_parameter(index) => {}
+                Segment::Ending(ending) if call.is_parameter(index) && ends_with(actual, ending) => {}
                 Segment::Rest => return !exact_only,
-                Segment::Literal(_) | Segment::Parameter => return false,
+                Segment::Literal(_) | Segment::Parameter | Segment::Ending(_) => return false,
             }
         }
         path.next().is_none()
@@ -61,7 +64,7 @@ pub enum RuleError {
     Method,
     /// Outside the path grammar of rule A1.
     Path,
-    /// `**` before the end, or `*` as a part of a segment.
+    /// `**` before the end, or `*` as a part of a segment that is not `*.ending`.
     Wildcard,
     /// Longer than 256 bytes.
     TooLong,
@@ -76,7 +79,7 @@ impl fmt::Display for RuleError {
                 "the path must be the vendor's own, such as /v1/charges: segments of letters, digits and . _ ~ + -, \
                  no query, no trailing slash"
             }
-            RuleError::Wildcard => "`*` must be a whole segment and `**` the last one",
+            RuleError::Wildcard => "`*` must be a whole segment, or stand before its ending as in `*.json`, and `**` must be the last one",
             RuleError::TooLong => "must be at most 256 bytes long",
         })
     }
@@ -107,10 +110,20 @@ fn segment(text: &str) -> Result<Segment, RuleError> {
     match text {
         "*" => Ok(Segment::Parameter),
         "**" => Ok(Segment::Rest),
-        _ if text.contains('*') => Err(RuleError::Wildcard),
+        _ if text.contains('*') => match text.strip_prefix('*') {
+            Some(ending) if ending.starts_with('.') && is_literal(ending) => {
+                Ok(Segment::Ending(ending.to_owned()))
+            }
+            _ => Err(RuleError::Wildcard),
+        },
         _ if is_literal(text) => Ok(Segment::Literal(text.to_owned())),
         _ => Err(RuleError::Path),
     }
+}
+
+/// Whether something stands before `ending`.
+fn ends_with(segment: &[u8], ending: &str) -> bool {
+    segment.len() > ending.len() && segment.ends_with(ending.as_bytes())
 }
 
 fn is_literal(text: &str) -> bool {
@@ -122,12 +135,12 @@ impl fmt::Display for Rule {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{} ", self.method.as_str())?;
         for segment in &self.segments {
-            let text = match segment {
-                Segment::Literal(literal) => literal,
-                Segment::Parameter => "*",
-                Segment::Rest => "**",
-            };
-            write!(f, "/{text}")?;
+            match segment {
+                Segment::Literal(literal) => write!(f, "/{literal}")?,
+                Segment::Parameter => f.write_str("/*")?,
+                Segment::Ending(ending) => write!(f, "/*{ending}")?,
+                Segment::Rest => f.write_str("/**")?,
+            }
         }
         Ok(())
     }
@@ -179,6 +192,21 @@ mod tests {
     }
 
     #[test]
+    fn a2_a_star_before_an_ending_is_one_parameter_with_that_ending() {
+        // No operation of the catalog: each segment counts as a parameter.
+        let allows = |rule, path: &str| allows(&format!("GET {rule}"), &format!("GET {path}"));
+        assert!(allows("/A/*/M/*.json", "/A/AC1/M/MM1.json"));
+        assert!(allows("/A/*/M/*", "/A/AC1/M/MM1.json"));
+        assert!(!allows("/A/*/M/*.json", "/A/AC1/M/MM1"));
+        assert!(!allows("/A/*/M/*.json", "/A/AC1/M/MM1.xml"));
+        assert!(!allows("/A/*/M/*.json", "/A/AC1/M/.json"));
+        assert!(!allows("/A/*.json", "/A/AC1/M.json"));
+        // A literal of the catalog is no parameter, whatever its ending.
+        assert!(!allows("/v1/*.json", "/v1/charges"));
+        assert!(allows("/v1/charges/*.json", "/v1/charges/ch_1.json"));
+    }
+
+    #[test]
     fn two_stars_are_the_rest_and_at_least_one_segment() {
         assert!(allows("GET /v1/**", "GET /v1/charges"));
         assert!(allows("GET /v1/**", "GET /v1/customers/search"));
@@ -205,6 +233,10 @@ mod tests {
             ("POST /v1/charges?x=1", RuleError::Path),
             ("POST  /v1/charges", RuleError::Path),
             ("POST /v1/ch*", RuleError::Wildcard),
+            ("POST /v1/*ch", RuleError::Wildcard),
+            ("POST /v1/*.", RuleError::Wildcard),
+            ("POST /v1/**.json", RuleError::Wildcard),
+            ("POST /v1/*.js*n", RuleError::Wildcard),
             ("POST /v1/**/x", RuleError::Wildcard),
         ] {
             assert_eq!(text.parse::<Rule>(), Err(error), "{text}");
@@ -213,7 +245,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn a_rule_reads_back_as_shown(text in "(GET|POST|PUT|PATCH|DELETE)(/[a-z_]{1,5}|/\\*){1,4}(/\\*\\*)?") {
+        fn a_rule_reads_back_as_shown(text in "(GET|POST|PUT|PATCH|DELETE)(/[a-z_]{1,5}|/\\*(\\.[a-z]{1,4})?){1,4}(/\\*\\*)?") {
             let text = text.replacen('/', " /", 1);
             let rule: Rule = text.parse().unwrap();
             prop_assert_eq!(rule.to_string(), text);

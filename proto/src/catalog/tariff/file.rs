@@ -15,7 +15,9 @@ pub(super) struct Fee(pub(super) Micros);
 impl<'de> Deserialize<'de> for Usd {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Usd, D::Error> {
         match decimal(deserializer)? {
-            Micros::ZERO => Err(de::Error::custom("a price is above zero; leave the key out if none is known")),
+            Micros::ZERO => {
+                Err(de::Error::custom("a price is above zero; leave the key out if none is known"))
+            }
             amount => Ok(Usd(amount)),
         }
     }
@@ -48,12 +50,14 @@ pub(super) fn check_head(source: &str, date: &str) -> Result<crate::time::Day, S
     if source.trim().is_empty() {
         return Err("source is empty; say where the prices are from".to_owned());
     }
-    crate::time::Day::parse(date).ok_or_else(|| format!("date = \"{date}\" is no day; write it as 2026-11-20"))
+    crate::time::Day::parse(date)
+        .ok_or_else(|| format!("date = \"{date}\" is no day; write it as 2026-11-20"))
 }
 
 /// TOML's error in one line, with its place.
 pub(super) fn syntax(text: &str, error: &toml::de::Error) -> String {
-    let line = error.span().and_then(|span| text.get(..span.start)).map(|before| before.lines().count().max(1));
+    let line =
+        error.span().and_then(|span| text.get(..span.start)).map(|before| before.lines().count().max(1));
     let message = error.message().trim().replace('\n', ": ");
     line.map_or(message.clone(), |line| format!("line {line}: {message}"))
 }

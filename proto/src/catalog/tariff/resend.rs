@@ -59,7 +59,11 @@ pub struct Batch {
 }
 
 /// One mail.
-pub(super) fn email(prices: &ResendPrices, request: Priced<'_>, tell: Tell<'_>) -> Result<Micros, QuoteError> {
+pub(super) fn email(
+    prices: &ResendPrices,
+    request: Priced<'_>,
+    tell: Tell<'_>,
+) -> Result<Micros, QuoteError> {
     let body = json_of(request)?;
     let recipients = json::count_texts(body, RECIPIENTS).map_err(bad_json)?;
     let total = recipients.into_iter().fold(0_u64, u64::saturating_add);
@@ -68,11 +72,7 @@ pub(super) fn email(prices: &ResendPrices, request: Priced<'_>, tell: Tell<'_>) 
 }
 
 /// Up to a hundred mails.
-pub(super) fn batch(
-    prices: &ResendPrices,
-    request: Priced<'_>,
-    tell: Tell<'_>,
-) -> Result<Quote, QuoteError> {
+pub(super) fn batch(prices: &ResendPrices, request: Priced<'_>, tell: Tell<'_>) -> Result<Quote, QuoteError> {
     let body = json_of(request)?;
     let mails = json::count_texts_of_each(body, RECIPIENTS, BATCH_MAX).map_err(bad_json)?;
     let sums = mails.iter().map(|counts| counts.iter().copied().fold(0_u64, u64::saturating_add));
@@ -86,7 +86,7 @@ pub(super) fn batch(
 
 /// What a batch cost of which a 2xx reply names the mails that were sent. With `x-batch-validation: permissive` that
 /// may be some of them, and it is not said reliably which: each that is missing had at least the fewest recipients.
-pub(super) fn end_of_batch(quote: &Quote, batch: Batch, body: Option<&[u8]>) -> End {
+pub(in crate::catalog) fn end_of_batch(quote: &Quote, batch: Batch, body: Option<&[u8]>) -> End {
     #[derive(Deserialize)]
     struct Reply {
         data: Vec<Sent>,

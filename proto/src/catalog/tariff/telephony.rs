@@ -26,7 +26,8 @@ pub(super) fn message(prices: &TwilioPrices, form: &[u8], tell: Tell<'_>) -> Res
         None => None,
     };
     if let Some((name, price)) = other {
-        let price = price.ok_or(QuoteError::Unpriced("prices.twilio_file has no price for the channel of `To`"))?;
+        let price =
+            price.ok_or(QuoteError::Unpriced("prices.twilio_file has no price for the channel of `To`"))?;
         tell(format_args!("1 message through {name} at ${price}"));
         return Ok(price);
     }
@@ -52,7 +53,11 @@ pub(super) fn message(prices: &TwilioPrices, form: &[u8], tell: Tell<'_>) -> Res
         tell(format_args!("the text is not in the request: {MOST} segments at ${price}"));
         // A stored text may have media.
         let texts = times(price, MOST)?;
-        return Ok(if sends_media { with_media(tell)?.max(texts) } else { country.mms.unwrap_or_default().max(texts) });
+        return Ok(if sends_media {
+            with_media(tell)?.max(texts)
+        } else {
+            country.mms.unwrap_or_default().max(texts)
+        });
     }
     let found = segments(body);
     tell(format_args!(
@@ -102,7 +107,9 @@ pub(super) fn call(prices: &TwilioPrices, form: &[u8], tell: Tell<'_>) -> Result
 fn judge_instructions(prices: &TwilioPrices, form: &[u8], tell: Tell<'_>) -> Result<(), QuoteError> {
     if INSTRUCTIONS_FROM_ELSEWHERE.iter().any(|name| form::mentions(form, name)) {
         return match prices.fetched_twiml {
-            FetchedTwiml::Unpriced => unpriced("its instructions are fetched from a URL; send them as `Twiml`"),
+            FetchedTwiml::Unpriced => {
+                unpriced("its instructions are fetched from a URL; send them as `Twiml`")
+            }
             FetchedTwiml::Counted => {
                 tell(format_args!("what the instructions behind the URL dial or send is not counted"));
                 Ok(())
@@ -115,7 +122,9 @@ fn judge_instructions(prices: &TwilioPrices, form: &[u8], tell: Tell<'_>) -> Res
     // Behind each `<`: a name, a closing tag, or the declaration of XML.
     let is_free = twiml.split(|byte| *byte == b'<').skip(1).all(|tag| {
         let name = tag.split(|byte| !byte.is_ascii_alphanumeric()).next().unwrap_or_default();
-        tag.starts_with(b"/") || tag.starts_with(b"?xml ") || FREE_VERBS.iter().any(|verb| verb.as_bytes() == name)
+        tag.starts_with(b"/")
+            || tag.starts_with(b"?xml ")
+            || FREE_VERBS.iter().any(|verb| verb.as_bytes() == name)
     });
     if is_free { Ok(()) } else { unpriced("its `Twiml` does more than to say, play, pause and hang up") }
 }
@@ -142,12 +151,15 @@ pub(super) fn lookup(prices: &TwilioPrices, query: &[u8], tell: Tell<'_>) -> Res
     }
     let mut fields = Vec::new();
     form::read_long(query, "Fields", &mut fields).map_err(bad_form)?;
-    let Ok(fields) = String::from_utf8(fields) else { return malformed("`Fields` must be names with commas") };
+    let Ok(fields) = String::from_utf8(fields) else {
+        return malformed("`Fields` must be names with commas");
+    };
     let types = form::read_each(query, "Type").map_err(bad_form)?;
     let names = fields.split(',').map(str::trim).chain(types.iter().map(form::Text::as_str));
     let mut total = Micros::ZERO;
     for name in names.filter(|name| !name.is_empty()) {
-        let missing = QuoteError::Unpriced("[lookup] of prices.twilio_file has no price for one of its fields");
+        let missing =
+            QuoteError::Unpriced("[lookup] of prices.twilio_file has no price for one of its fields");
         let price = *prices.lookup.get(name).ok_or(missing)?;
         tell(format_args!("{name} at ${price}"));
         total = plus(total, price)?;
@@ -175,12 +187,15 @@ pub(super) fn verification(prices: &TwilioPrices, form: &[u8], tell: Tell<'_>) -
             times(price, prices.verification_segments)?
         }
         ("call", None) => {
-            let missing = QuoteError::Unpriced("prices.twilio_file has no call_minute_usd for the country of `To`");
+            let missing =
+                QuoteError::Unpriced("prices.twilio_file has no call_minute_usd for the country of `To`");
             let price = country(prices, to.as_str(), tell)?.call_minute.ok_or(missing)?;
             tell(format_args!("{} minutes at ${price}", prices.verification_minutes));
             times(price, prices.verification_minutes)?
         }
-        (_, None) => return unpriced("verification.channel_usd of prices.twilio_file has no price for its `Channel`"),
+        (_, None) => {
+            return unpriced("verification.channel_usd of prices.twilio_file has no price for its `Channel`");
+        }
     };
     tell(format_args!("a verification that succeeds at ${}", prices.verification));
     plus(carried, prices.verification)
@@ -194,7 +209,9 @@ fn country<'p>(prices: &'p TwilioPrices, number: &str, tell: Tell<'_>) -> Result
             && digits.bytes().all(|byte| byte.is_ascii_digit())
     });
     let Some(digits) = digits else {
-        return malformed("a number must be in international form, such as +15551234567; in a form + is written %2B");
+        return malformed(
+            "a number must be in international form, such as +15551234567; in a form + is written %2B",
+        );
     };
     let unknown = QuoteError::Unpriced("prices.twilio_file has no prices for the country of the number");
     let country = prices.country(digits).ok_or(unknown)?;

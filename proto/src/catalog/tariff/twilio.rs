@@ -173,7 +173,8 @@ impl TwilioPrices {
 
     /// The country of a number, given as its digits without the `+`: the one with the longest prefix of it.
     pub(super) fn country(&self, digits: &str) -> Option<&Country> {
-        let longest = (1..=PREFIX_DIGITS_MAX).rev().find_map(|length| self.prefixes.get(digits.get(..length)?));
+        let longest =
+            (1..=PREFIX_DIGITS_MAX).rev().find_map(|length| self.prefixes.get(digits.get(..length)?));
         longest.and_then(|at| self.countries.get(*at)).or(self.elsewhere.as_ref())
     }
 }
