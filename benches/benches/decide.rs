@@ -8,7 +8,9 @@ use std::hint::black_box;
 use criterion::{Criterion, criterion_group, criterion_main};
 use keybrake_proto::audit::{AuditRow, Outcome};
 use keybrake_proto::catalog::Catalog;
-use keybrake_proto::catalog::price::{self, Bound, Priced};
+use keybrake_proto::catalog::amount::Known;
+use keybrake_proto::catalog::book::PriceBook;
+use keybrake_proto::catalog::price::{self, Bound, Priced, Terms};
 use keybrake_proto::deny::Deny;
 use keybrake_proto::http1::{HeadLimits, Method, RequestHead, encode};
 use keybrake_proto::key::KeyId;
@@ -52,9 +54,11 @@ fn decide(criterion: &mut Criterion) {
     });
     let price = stripe.recognize(Method::Post, b"/v1/charges").price();
     let content_type = Some(&b"application/x-www-form-urlencoded"[..]);
-    let request = Priced { content_type, query: None, body: FORM };
+    let request = Priced { path: b"/v1/charges", content_type, query: None, body: FORM };
+    let book = PriceBook::shipped();
+    let terms = Terms { bound: Bound::Capped, per_call_max: None, book: &book, today: Day::new(20_000) };
     criterion.bench_function("quote a form", |bencher| {
-        bencher.iter(|| price::quote(price, black_box(request), Bound::Capped));
+        bencher.iter(|| price::quote(price, black_box(request), Known::default(), &terms));
     });
     let (word, quote) = (Word::open(Day::new(20_000)), Micros::new(20_000_000).unwrap());
     criterion.bench_function("reserve and settle", |bencher| {

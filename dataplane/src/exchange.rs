@@ -6,12 +6,12 @@
 //! Every request that is not forwarded ends in [`refuse`]; every hold ends in settle, release or doubt.
 
 mod admission;
+mod look_up;
 mod row;
 
 use std::rc::Rc;
 
 use keybrake_proto::audit::Outcome;
-use keybrake_proto::catalog::Price;
 use keybrake_proto::catalog::price::{self, End};
 use keybrake_proto::deny::Deny;
 use keybrake_proto::http1::{BodyFraming, HeadError, ReplyFraming, encode};
@@ -25,6 +25,7 @@ use crate::relay;
 use crate::shard::Shard;
 use crate::upstream::{Admitted, Fault, Reply};
 use admission::Target;
+use look_up::Ground;
 use row::{Ending, Trace};
 
 /// Replies of priced calls are read up to here for their charge; of a longer one the quote is the
@@ -74,7 +75,11 @@ async fn run(shard: &Rc<Shard>, agent: &mut Downstream) -> After {
             return deny(shard, agent, &trace, &reason, Ending::denied(None)).await;
         }
     }
-    let admitted = match admission::admit(shard, agent, permit, &target, &mut trace) {
+    let ground = match look_up::prepare(shard, agent, &permit, &target, &trace).await {
+        Ok(ground) => ground,
+        Err(reason) => return refuse(shard, agent, &trace, &reason).await,
+    };
+    let admitted = match admission::admit(shard, agent, permit, &target, &ground, &mut trace) {
         Ok(admitted) => admitted,
         Err(reason) => return refuse(shard, agent, &trace, &reason).await,
     };
@@ -91,7 +96,7 @@ async fn run(shard: &Rc<Shard>, agent: &mut Downstream) -> After {
     }
     let now = trace.sent();
     match admission::forward(shard, agent, &target, &admitted, now).await {
-        Ok(reply) => deliver(shard, agent, &target, trace, admitted, reply).await,
+        Ok(reply) => deliver(shard, agent, (&target, &ground), trace, admitted, reply).await,
         Err(fault) => lose(shard, agent, &mut trace, admitted, &fault).await,
     }
 }
@@ -100,19 +105,20 @@ async fn run(shard: &Rc<Shard>, agent: &mut Downstream) -> After {
 async fn deliver(
     shard: &Rc<Shard>,
     agent: &mut Downstream,
-    target: &Target,
+    (target, ground): (&Target, &Ground),
     mut trace: Trace,
     admitted: Admitted,
     mut reply: Reply,
 ) -> After {
     let price = target.price();
-    let read_up_to = if matches!(price, Price::AmountInRequest(_)) { PRICED_REPLY_BYTES_MAX } else { 0 };
+    let read_up_to = if price.reads_reply() { PRICED_REPLY_BYTES_MAX } else { 0 };
     if let Err(fault) = reply.read_up_to(read_up_to).await {
         return lose(shard, agent, &mut trace, admitted, &fault).await;
     }
     trace.replied(&reply, target.vendor(shard));
     let Admitted { hold, ticket, .. } = admitted;
-    let end = price::end(price, &trace.quote, reply.status(), reply.readable_body());
+    let (end, remembered) =
+        price::end(price, &trace.quote, ground.acting.as_ref(), reply.status(), reply.readable_body());
     let today = shard.today();
     let (ended, outcome) = match end {
         End::Settle(charge) => {
@@ -126,12 +132,15 @@ async fn deliver(
         End::Release => (hold.refused(today), Outcome::Forwarded),
         End::InDoubt => (hold.doubt(today), Outcome::Unknown),
     };
+    // An object counts what is booked for it, and a doubt may still be voided.
+    let remembered = remembered.filter(|_| ended.end != journal::End::InDoubt);
     // It left a doubt behind that an earlier exchange on the same reservation made.
     let outcome = if ended.end == journal::End::InDoubt { Outcome::Unknown } else { outcome };
     let ending = Ending::allowed(outcome, ended, reply.status());
     if reply.is_complete() {
         // The row is on its way before the agent knows the outcome.
         trace.record(shard, agent, &ending);
+        look_up::remember(shard, target, remembered);
         drop(ticket);
         write_whole(shard, agent, &trace, &reply);
         reply.finish(target.pool(shard));
@@ -142,6 +151,7 @@ async fn deliver(
     let is_whole = streamed.is_ok() || outcome == Outcome::Unknown;
     let ending = Ending { outcome: if is_whole { outcome } else { Outcome::Cut }, ..ending };
     trace.record(shard, agent, &ending);
+    look_up::remember(shard, target, remembered);
     match streamed {
         Ok(()) => {
             reply.finish(target.pool(shard));

@@ -34,6 +34,7 @@ use std::time::Duration;
 
 use futures_channel::oneshot;
 use keybrake_proto::audit::AuditRow;
+use keybrake_proto::catalog::amount::{Counted, ObjectId};
 use keybrake_proto::idempotency::Share;
 use keybrake_proto::journal::segment::{HEADER_BYTES, Header, Survives, frame_bytes};
 use keybrake_proto::journal::{Booking, End, IntentId, Record};
@@ -194,6 +195,11 @@ impl Journal {
     ) {
         let row = row.encode(Vec::with_capacity(ROW_BYTES));
         self.record(&Record::Outcome { intent, end, bookings, row: &row });
+    }
+
+    /// Records what a vendor's object counts for a key, behind the outcome that says so.
+    pub(crate) fn counted(&self, key: KeyId, object: ObjectId, counted: Counted) {
+        self.record(&Record::Counted { key, object, counted });
     }
 
     /// Records that an exchange vanished: what it held is in doubt.

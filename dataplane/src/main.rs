@@ -29,6 +29,7 @@ mod listener;
 mod mailbox;
 mod marks;
 mod metrics;
+mod objects;
 mod pool;
 mod progress;
 mod recovery;

@@ -31,6 +31,7 @@ pub(crate) struct Metrics {
     pub(crate) denied: Count,
     pub(crate) failed: Count,
     pub(crate) unknown: Count,
+    pub(crate) look_ups: Count,
     pub(crate) wrong_keys: Count,
     pub(crate) malformed: Count,
     pub(crate) above_quote: Count,
@@ -64,6 +65,9 @@ pub(crate) fn counters(shards: &[std::sync::Arc<Metrics>]) -> Vec<Counter> {
         exchanges("denied", |of| &of.denied),
         exchanges("failed", |of| &of.failed),
         exchanges("unknown", |of| &of.unknown),
+        plain("look_ups_total", "counter", "Objects that were read to price a call on them.", |of| {
+            &of.look_ups
+        }),
         plain(
             "wrong_keys_total",
             "counter",

@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 
 use crossbeam_channel::Sender;
 use futures_channel::oneshot;
+use keybrake_proto::catalog::book::PriceBook;
 use keybrake_proto::config::Config;
 use keybrake_proto::time::{Day, UnixMicros};
 
@@ -20,6 +21,7 @@ use crate::journal::{self, Journal};
 use crate::lease::{self, Lease};
 use crate::mailbox::Mailbox;
 use crate::metrics::Metrics;
+use crate::objects::Objects;
 use crate::pool::{Pool, Vendor, VendorConnection};
 use crate::registry::{KeyEntry, Registry};
 use crate::resolve::{ResolveError, ResolverHandle};
@@ -76,6 +78,8 @@ pub(crate) struct Common {
     pub(crate) clock: Arc<Clock>,
     pub(crate) lease: Lease,
     pub(crate) memory: Arc<Memory>,
+    pub(crate) objects: Arc<Objects>,
+    pub(crate) book: Arc<PriceBook>,
 }
 
 /// One worker's state.
@@ -91,6 +95,10 @@ pub(crate) struct Shard {
     pub(crate) clock: Arc<Clock>,
     /// What repeats of a request find.
     pub(crate) memory: Arc<Memory>,
+    /// What keys counted for the vendor's objects.
+    pub(crate) objects: Arc<Objects>,
+    /// What other currencies than USD are worth.
+    pub(crate) book: Arc<PriceBook>,
     lease: Lease,
     resolver: ResolverHandle,
     mailbox: Mailbox<Message>,
@@ -131,6 +139,8 @@ impl Shard {
             digester: common.digester.clone(),
             clock: Arc::clone(&common.clock),
             memory: Arc::clone(&common.memory),
+            objects: Arc::clone(&common.objects),
+            book: Arc::clone(&common.book),
             lease: common.lease.clone(),
             resolver: common.resolver.clone(),
             mailbox,

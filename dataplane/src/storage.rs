@@ -9,6 +9,7 @@ mod books;
 mod error;
 mod format;
 mod handle;
+mod kept_objects;
 mod open;
 mod remembered;
 mod resolve;
@@ -87,6 +88,7 @@ impl Store {
             doubts: self.read_all(Family::Doubts, format::decode_doubt)?,
             open: self.read_all(Family::Intents, format::decode_open)?,
             executed: self.read_all(Family::Idempotency, format::decode_remembered)?,
+            objects: self.read_all(Family::Objects, format::decode_object)?,
             cursors: places(format::CURSOR)?,
             floors: places(format::FLOOR)?,
             floor_row: self.floor_row()?,

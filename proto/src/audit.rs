@@ -31,6 +31,8 @@ pub enum Outcome {
     Cut,
     /// No call: an operator said what one in doubt came to. Its amount holds over that row's.
     Amendment,
+    /// No call of the agent's: keybrake read an object to price the call whose id this row's begins with.
+    LookUp,
 }
 
 impl Outcome {
@@ -43,6 +45,7 @@ impl Outcome {
             Outcome::Unknown => "unknown",
             Outcome::Cut => "cut",
             Outcome::Amendment => "amendment",
+            Outcome::LookUp => "look_up",
         }
     }
 }

@@ -8,6 +8,7 @@ use std::fmt;
 
 use serde::Serialize;
 
+use crate::catalog::currency::NoRate;
 use crate::clock::Objection;
 use crate::key::KeyId;
 use crate::ledger::chain::{Limit, Over, Refusal};
@@ -31,8 +32,14 @@ pub enum Deny {
     Account,
     /// No bound of the cost is known, and the key has a cap. The text says what is missing.
     Unpriced(&'static str),
-    /// The amount is in a currency that has no rate.
-    Currency,
+    /// The amount is in a currency that has no rate, or an old one.
+    Currency(NoRate),
+    /// Another call acts on the same object of the vendor's.
+    ObjectBusy,
+    /// The vendor does not know the object that the call acts on.
+    ObjectNotFound,
+    /// The object that the call acts on could not be read: nothing was sent.
+    LookUpFailed,
     /// The quote does not fit. `left` is what would have, on `day`.
     OverCap {
         /// What the call would cost at most.
@@ -126,11 +133,15 @@ impl Deny {
     pub fn status(&self) -> u16 {
         match self {
             Deny::Unauthorized => 401,
-            Deny::Endpoint { .. } | Deny::Vendor | Deny::Account | Deny::Unpriced(_) | Deny::Currency => 403,
-            Deny::NotFound => 404,
-            Deny::OverCap { .. } | Deny::OverTotal { .. } | Deny::OverRequests { .. } => 429,
+            Deny::Endpoint { .. } | Deny::Vendor | Deny::Account | Deny::Unpriced(_) | Deny::Currency(_) => {
+                403
+            }
+            Deny::NotFound | Deny::ObjectNotFound => 404,
+            Deny::OverCap { .. } | Deny::OverTotal { .. } | Deny::OverRequests { .. } | Deny::ObjectBusy => {
+                429
+            }
             Deny::Malformed { status, .. } => *status,
-            Deny::VendorUnreachable | Deny::VendorBroken => 502,
+            Deny::VendorUnreachable | Deny::VendorBroken | Deny::LookUpFailed => 502,
             Deny::AuditUnavailable
             | Deny::Clock(_)
             | Deny::Draining
@@ -148,7 +159,10 @@ impl Deny {
             Deny::Vendor => "vendor_not_allowed",
             Deny::Account => "account_not_allowed",
             Deny::Unpriced(_) => "unpriced",
-            Deny::Currency => "currency_not_allowed",
+            Deny::Currency(_) => "currency_not_allowed",
+            Deny::ObjectBusy => "object_busy",
+            Deny::ObjectNotFound => "object_not_found",
+            Deny::LookUpFailed => "look_up_failed",
             Deny::OverCap { .. } => "daily_cap_exceeded",
             Deny::OverTotal { .. } => "total_cap_exceeded",
             Deny::OverRequests { .. } => "request_budget_exceeded",
@@ -172,15 +186,19 @@ impl Deny {
                 Some(now.seconds_until(day.end()).max(1))
             }
             Deny::Clock(objection) => Some(objection.retry_after_s()),
-            Deny::AuditUnavailable | Deny::Draining | Deny::AdminUnavailable | Deny::ControlUnavailable => {
-                Some(1)
-            }
+            Deny::AuditUnavailable
+            | Deny::Draining
+            | Deny::AdminUnavailable
+            | Deny::ControlUnavailable
+            | Deny::ObjectBusy => Some(1),
             Deny::Unauthorized
             | Deny::Endpoint { .. }
             | Deny::Vendor
             | Deny::Account
             | Deny::Unpriced(_)
-            | Deny::Currency
+            | Deny::Currency(_)
+            | Deny::ObjectNotFound
+            | Deny::LookUpFailed
             | Deny::OverTotal { .. }
             | Deny::Malformed { .. }
             | Deny::NotFound
@@ -232,8 +250,25 @@ impl fmt::Display for Explained<'_> {
                 "keybrake: this key may not act on another account: leave out Stripe-Account and Stripe-Context.",
             ),
             Deny::Unpriced(why) => write!(f, "keybrake: this key has a spend cap, and this call cannot be priced: {why}."),
-            Deny::Currency => f.write_str(
+            Deny::Currency(NoRate::Unknown(_)) => f.write_str(
                 "keybrake: this key has a spend cap in USD, and there is no rate for the currency of this call.",
+            ),
+            Deny::Currency(NoRate::Stale(day)) => write!(
+                f,
+                "keybrake: this key has a spend cap in USD, and the rates of other currencies are of {} and too old. \
+                 Ask the operator for new ones.",
+                day.start().date()
+            ),
+            Deny::ObjectBusy => f.write_str(
+                "keybrake: another call acts on the same object; its outcome decides what this one costs. Try again \
+                 when it has ended.",
+            ),
+            Deny::ObjectNotFound => f.write_str(
+                "keybrake: the vendor knows no such object, so this call cannot be priced. Nothing was sent.",
+            ),
+            Deny::LookUpFailed => f.write_str(
+                "keybrake: the object that this call acts on could not be read from the vendor, so the call cannot be \
+                 priced. Nothing was sent; the amount is free again.",
             ),
             Deny::OverCap { quote, left, cap, day, above } => write!(
                 f,
@@ -454,7 +489,8 @@ mod tests {
             Deny::Vendor,
             Deny::Account,
             Deny::Unpriced(""),
-            Deny::Currency,
+            Deny::Currency(NoRate::Unknown(crate::catalog::currency::Currency::USD)),
+            Deny::ObjectBusy,
             over_cap(),
             over(Limit::Lifetime, KEY),
             over(Limit::Requests, KEY),

@@ -9,6 +9,7 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
+use crate::catalog::amount::{Counted, ObjectId};
 use crate::idempotency::Share;
 use crate::key::KeyId;
 use crate::money::Micros;
@@ -92,6 +93,16 @@ pub enum Record<'a> {
         #[serde(borrow)]
         row: &'a [u8],
     },
+    /// What a vendor's object counts for a key now. It stands behind the outcome that says so: without it a later
+    /// call on the object counts too much, without the outcome it would count too little.
+    Counted {
+        /// The key.
+        key: KeyId,
+        /// The object.
+        object: ObjectId,
+        /// What it counts.
+        counted: Counted,
+    },
     /// An exchange vanished without an outcome: the row of its intent tells of it, and its hold is in doubt.
     Lost {
         /// The intent.
@@ -156,6 +167,7 @@ impl<'a> Record<'a> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::catalog::currency::Currency;
     use crate::idempotency::{Identity, ReservationId};
 
     #[test]
@@ -173,6 +185,11 @@ mod tests {
             Record::Outcome { intent: Some(intent), end: End::InDoubt, bookings: vec![booking], row: b"row" },
             Record::Outcome { intent: None, end: End::Booked, bookings: Vec::new(), row: b"" },
             Record::Lost { intent },
+            Record::Counted {
+                key,
+                object: ObjectId::parse("pi_1").unwrap(),
+                counted: Counted { minor: u64::MAX, currency: Currency::USD },
+            },
         ] {
             assert_eq!(Record::decode(&record.encode(Vec::new())), Ok(record));
         }

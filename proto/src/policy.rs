@@ -40,6 +40,13 @@ pub struct Policy {
 #[must_use]
 pub struct Permit(());
 
+impl Permit {
+    /// For reading the object that a permitted call acts on.
+    pub fn for_look_up(&self) -> Permit {
+        Permit(())
+    }
+}
+
 impl Policy {
     /// Allows `call` or says which rule of the policy forbids it.
     ///

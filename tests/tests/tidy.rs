@@ -28,7 +28,7 @@ const LAYERS: [&[&str]; 19] = [
     &["journal"],
     &["storage", "pool"],
     &["downstream", "registry"],
-    &["transport", "in_flight", "account", "idempotency"],
+    &["transport", "in_flight", "account", "idempotency", "objects"],
     &["tls"],
     &["resolve", "deadline", "metrics", "lease"],
     &["rt", "mailbox"],

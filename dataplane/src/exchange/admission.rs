@@ -4,8 +4,9 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Instant;
 
-use keybrake_proto::catalog::price::{self, Priced, QuoteError};
-use keybrake_proto::catalog::{Call, Catalog, Operation, Price};
+use keybrake_proto::catalog::price::{self, Priced, QuoteError, Terms};
+use keybrake_proto::catalog::wire::Slot;
+use keybrake_proto::catalog::{Call, Catalog, Operation, Price, UnlistedReads};
 use keybrake_proto::deny::Deny;
 use keybrake_proto::form;
 use keybrake_proto::http1::{BodyFraming, Method, encode};
@@ -17,6 +18,7 @@ use keybrake_proto::policy::Permit;
 use keybrake_proto::route::{Route, route};
 use ring::digest;
 
+use super::look_up::Ground;
 use super::row::Trace;
 use crate::downstream::Downstream;
 use crate::hold::Hold;
@@ -36,6 +38,7 @@ pub(super) struct Target {
     entry: Arc<KeyEntry>,
     pool: usize,
     operation: Option<&'static Operation>,
+    unlisted_reads: UnlistedReads,
     method: Method,
     /// The canonical path is so many last bytes of the path that arrived.
     path_bytes: usize,
@@ -46,6 +49,16 @@ impl Target {
         // The index was taken from this very list, which never changes.
         #[expect(clippy::indexing_slicing, reason = "an index of the same list")]
         &shard.pools[self.pool]
+    }
+
+    /// The number of the pool.
+    pub(super) fn pool_number(&self) -> usize {
+        self.pool
+    }
+
+    /// The key.
+    pub(super) fn entry(&self) -> &Arc<KeyEntry> {
+        &self.entry
     }
 
     pub(super) fn vendor(&self, shard: &Shard) -> &'static Catalog {
@@ -62,7 +75,8 @@ impl Target {
     }
 
     fn call(&self) -> Call<'_> {
-        Call { method: self.method, path: &[], operation: self.operation }
+        let Target { method, operation, unlisted_reads, .. } = *self;
+        Call { method, path: &[], operation, unlisted_reads }
     }
 }
 
@@ -92,28 +106,52 @@ pub(super) fn recognize(
         }
     };
     let is_own = vendor == entry.record.policy.vendor.as_bytes();
-    let pool = shard.pools.iter().position(|pool| pool.vendor.config.name.as_bytes() == vendor);
-    let Some(pool) = pool.filter(|_| is_own) else { return Err(Deny::Vendor) };
-    let catalog = shard.pools.get(pool).map(|pool| pool.vendor.catalog).ok_or(Deny::Vendor)?;
+    let catalog = catalog_of(shard, vendor).filter(|_| is_own).ok_or(Deny::Vendor)?;
+    let label = catalog.label(path);
     let call = catalog.recognize(head.method(), path);
     trace.called(catalog, &call);
-    if head.is_get_with_body() {
-        return Err(Deny::Malformed { status: 400, problem: "a GET must not have a body".into() });
+    let label = label.map_err(|problem| Deny::Malformed { status: 400, problem: problem.into() })?;
+    let leads_to =
+        |pool: &Pool| pool.vendor.config.name.as_bytes() == vendor && pool.vendor.label == label;
+    let pool = shard.pools.iter().position(leads_to).ok_or(Deny::Vendor)?;
+    if head.is_get_with_body() && !catalog.drops_empty_bodies {
+        return Err(get_with_body());
     }
     if catalog.account_fields.iter().any(|name| head.field(input, name).is_some()) {
         return Err(Deny::Account);
     }
     let permit = entry.record.policy.permit(&call)?;
-    let target =
-        Target { pool, operation: call.operation, method: head.method(), path_bytes: path.len(), entry };
+    let Call { method, operation, unlisted_reads, .. } = call;
+    let target = Target { pool, operation, unlisted_reads, method, path_bytes: path.len(), entry };
     Ok((target, permit))
+}
+
+/// The catalog of a configured vendor.
+fn catalog_of(shard: &Shard, vendor: &[u8]) -> Option<&'static Catalog> {
+    let pool = shard.pools.iter().find(|pool| pool.vendor.config.name.as_bytes() == vendor)?;
+    Some(pool.vendor.catalog)
+}
+
+fn get_with_body() -> Deny {
+    Deny::Malformed { status: 400, problem: "a GET must not have a body".into() }
 }
 
 /// The key in the vendor's credential slot; `None` for one that is unknown or malformed.
 fn find_key(shard: &Shard, agent: &Downstream) -> Option<Arc<KeyEntry>> {
+    let (head, input) = (agent.head(), agent.input());
     let mut scratch = [0; 512];
-    let authorization = agent.head().authorization(agent.input())?;
-    let text = key::in_authorization(authorization, &mut scratch)?;
+    let slot = match route(head.path(input)) {
+        Ok(Route::Vendor { mount, .. }) => catalog_of(shard, mount).map(|catalog| &catalog.slot),
+        Ok(Route::Bare { .. } | Route::Keys | Route::Live | Route::Ready) | Err(_) => None,
+    };
+    let text = match slot {
+        // Two of them would be two keys, or the vendor's choice of one.
+        Some(Slot::Header { name, .. }) if head.repeats(input, name) => None,
+        Some(Slot::Header { name, scheme }) => key::behind_scheme(head.field(input, name)?, scheme),
+        Some(Slot::Bearer | Slot::Basic | Slot::Twilio) | None => {
+            key::in_authorization(head.authorization(input)?, &mut scratch)
+        }
+    }?;
     let digest = shard.digester.digest(text);
     shard.registry.borrow().find(&digest).map(Arc::clone)
 }
@@ -125,14 +163,13 @@ pub(super) fn admit(
     agent: &Downstream,
     permit: Permit,
     target: &Target,
+    ground: &Ground,
     trace: &mut Trace,
 ) -> Result<Admitted, Deny> {
-    let (head, input) = (agent.head(), agent.input());
-    judge_form(agent, target, target.vendor(shard))?;
-    let request =
-        Priced { content_type: head.content_type(input), query: head.query(input), body: agent.body() };
     let entry = &target.entry;
-    trace.quote = price::quote(target.price(), request, entry.bound()).map_err(unquoted)?;
+    let terms = Terms { bound: entry.bound(), per_call_max: None, book: &shard.book, today: shard.today() };
+    let request = priced(agent, target);
+    trace.quote = price::quote(target.price(), request, ground.known, &terms).map_err(unquoted)?;
     trace.held = trace.quote.amount;
     if shard.is_draining() {
         return Err(Deny::Draining);
@@ -148,7 +185,7 @@ pub(super) fn admit(
     // Reads go on whatever the clock says: they open no window (rule Q10).
     let today =
         if quote == Micros::ZERO { shard.today() } else { shard.clock.today(now).map_err(Deny::Clock)? };
-    let held = match identify(agent, target, target.vendor(shard)) {
+    let held = match ground.identity {
         Some(identity) => Hold::share(entry, &shard.journal, (&shard.memory, identity), (today, now), quote),
         None => Hold::reserve(entry, &shard.journal, today, quote),
     };
@@ -170,9 +207,20 @@ pub(super) fn admit(
     Ok(Admitted { permit, hold, ticket })
 }
 
+/// The parts of the request that a price is read from.
+pub(super) fn priced<'a>(agent: &'a Downstream, target: &Target) -> Priced<'a> {
+    let (head, input) = (agent.head(), agent.input());
+    Priced {
+        path: target.path(head.path(input)),
+        content_type: head.content_type(input),
+        query: head.query(input),
+        body: agent.body(),
+    }
+}
+
 /// What makes a request the same as another one of its vault key, where the vendor carries such requests
 /// out once (rule Q5).
-fn identify(agent: &Downstream, target: &Target, catalog: &Catalog) -> Option<Identity> {
+pub(super) fn identify(agent: &Downstream, target: &Target, catalog: &Catalog) -> Option<Identity> {
     let (head, input) = (agent.head(), agent.input());
     let key = head.idempotency_key(input).filter(|key| !key.is_empty())?;
     if !target.call().is_remembered() {
@@ -199,23 +247,31 @@ fn identify(agent: &Downstream, target: &Target, catalog: &Catalog) -> Option<Id
 
 /// Refuses a body that could be read in another way than it is read here, and parameters that
 /// change the method, the account or the version behind the policy's back.
-fn judge_form(agent: &Downstream, target: &Target, catalog: &Catalog) -> Result<(), Deny> {
+pub(super) fn judge_form(agent: &Downstream, target: &Target, catalog: &Catalog) -> Result<(), Deny> {
     let (head, input) = (agent.head(), agent.input());
     refuse_parameters(catalog, head.query(input).unwrap_or_default())?;
     if agent.body().is_empty() {
         return Ok(());
+    }
+    if target.method == Method::Get {
+        // Only where the catalog says so does one come this far, and it is not sent (rule H3).
+        return if agent.body().trim_ascii() == b"{}" { Ok(()) } else { Err(get_with_body()) };
     }
     let refuse = |problem: &'static str| Err(Deny::Malformed { status: 415, problem: problem.into() });
     if head.content_encoding(input).is_some() {
         return refuse("send the body without Content-Encoding");
     }
     let is_form = head.content_type(input).is_some_and(price::is_form);
-    if target.path(head.path(input)).starts_with(catalog.form_paths.as_bytes()) {
-        return if is_form {
-            refuse_parameters(catalog, agent.body())
-        } else {
-            refuse("send the parameters as application/x-www-form-urlencoded")
-        };
+    let may_be = catalog.bodies.of(target.path(head.path(input)));
+    if may_be.form && is_form {
+        return refuse_parameters(catalog, agent.body());
+    }
+    if !may_be.json {
+        return refuse("send the parameters as application/x-www-form-urlencoded");
+    }
+    // A list has no members.
+    if agent.body().trim_ascii_start().starts_with(b"[") {
+        return Ok(());
     }
     let names = |name: &&&str| !matches!(json::read_top_level(agent.body(), [**name]), Ok([None]));
     match catalog.refused_parameters.iter().find(names) {
@@ -233,14 +289,15 @@ fn refuse_parameters(catalog: &Catalog, form: &[u8]) -> Result<(), Deny> {
     Ok(())
 }
 
-fn unquoted(error: QuoteError) -> Deny {
+pub(super) fn unquoted(error: QuoteError) -> Deny {
     match error {
         QuoteError::Unpriced(why) => Deny::Unpriced(why),
-        QuoteError::Currency => Deny::Currency,
+        QuoteError::Currency(no_rate) => Deny::Currency(no_rate),
         QuoteError::Malformed(problem) => Deny::Malformed { status: 400, problem },
         QuoteError::MediaType => Deny::Malformed {
             status: 415,
-            problem: "send the parameters as application/x-www-form-urlencoded, without Content-Encoding"
+            problem: "send the parameters as the Content-Type that the vendor documents for this call, without \
+                      Content-Encoding"
                 .into(),
         },
     }
@@ -265,7 +322,14 @@ pub(super) async fn forward(
 ) -> Result<Reply, Fault> {
     let (head, input) = (agent.head(), agent.input());
     let pool = target.pool(shard);
-    let path = target.path(head.path(input));
+    let canonical = target.path(head.path(input));
+    // The one place where what is sent is not what arrived: the account is the credential's, and a label is in the name
+    // of its host.
+    let vendor = &pool.vendor;
+    let replaced = vendor.account.as_deref().and_then(|account| vendor.catalog.with_account(canonical, account));
+    let label = vendor.label.filter(|_| vendor.drops_label);
+    let unlabeled = label.and_then(|label| canonical.strip_prefix(b"/")?.strip_prefix(label.as_bytes()));
+    let path = replaced.as_deref().or(unlabeled).unwrap_or(canonical);
     let allowed = pool.vendor.catalog.request_fields;
     let is_allowed = |name: &[u8]| allowed.iter().any(|field| field.as_bytes().eq_ignore_ascii_case(name));
     let idempotency_key = head.idempotency_key(input).map(|key| namespaced(&target.entry, key));
@@ -276,7 +340,8 @@ pub(super) async fn forward(
         }
     }
     fields.extend(idempotency_key.as_deref().map(|key| (&b"Idempotency-Key"[..], key)));
-    let has_body = head.framing() != BodyFraming::None
+    let is_dropped = target.method == Method::Get && vendor.catalog.drops_empty_bodies;
+    let has_body = (head.framing() != BodyFraming::None && !is_dropped)
         || matches!(target.method, Method::Post | Method::Put | Method::Patch);
     let outgoing = Outgoing {
         line: encode::RequestLine { method: target.method, path, query: head.query(input) },

@@ -4,8 +4,10 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use keybrake_proto::audit::{AuditRow, Outcome};
-use keybrake_proto::catalog::price::{Currency, Quote};
+use keybrake_proto::catalog::currency::Currency;
+use keybrake_proto::catalog::price::Quote;
 use keybrake_proto::catalog::{Call, Catalog, Operation};
+use keybrake_proto::http1::Method;
 use keybrake_proto::journal::{End, IntentId};
 use keybrake_proto::money::Micros;
 use keybrake_proto::time::UnixMicros;
@@ -50,6 +52,27 @@ pub(super) struct Ending {
     pub(super) result: &'static str,
     /// What the hold came to, where there was one.
     pub(super) ended: Option<Ended>,
+}
+
+/// What the id of a look-up's row has behind that of the call that needs it.
+const LOOK_UP: &str = "_lookup";
+
+/// The row of a look-up.
+pub(super) struct LookUpRow<'a> {
+    id: String,
+    row: AuditRow<'a>,
+}
+
+impl LookUpRow<'_> {
+    /// What is told of it if nothing ever ends it.
+    pub(super) fn begun(&self) -> AuditRow<'_> {
+        AuditRow { id: &self.id, ..self.row.clone() }
+    }
+
+    /// It ended with this status of the vendor's; 0 is without a reply.
+    pub(super) fn ended(&self, status: u16, began: Instant) -> AuditRow<'_> {
+        AuditRow { id: &self.id, status, latency_us: micros_since(began), overhead_us: 0, ..self.row.clone() }
+    }
 }
 
 impl Ending {
@@ -142,7 +165,10 @@ impl Trace {
         let amount = ending.ended.as_ref().map_or(Micros::ZERO, |ended| ended.amount);
         let row = AuditRow { amount, ..self.row(agent, ending.outcome, ending.status, ending.result) };
         let count = match ending.outcome {
-            Outcome::Forwarded | Outcome::Cut | Outcome::Amendment => &shard.metrics.forwarded,
+            // A look-up counts apart, and an amendment is no exchange.
+            Outcome::Forwarded | Outcome::Cut | Outcome::LookUp | Outcome::Amendment => {
+                &shard.metrics.forwarded
+            }
             Outcome::Denied => &shard.metrics.denied,
             Outcome::Failed => &shard.metrics.failed,
             Outcome::Unknown => &shard.metrics.unknown,
@@ -151,6 +177,20 @@ impl Trace {
         let end = ending.ended.as_ref().map_or(End::Booked, |ended| ended.end);
         let bookings = ending.ended.as_ref().map_or_else(Vec::new, |ended| ended.bookings.clone());
         shard.journal.outcome(self.intent, end, bookings, &row);
+    }
+
+    /// The row of a look-up that this exchange needs, as a call of its own.
+    pub(super) fn look_up<'a>(&'a self, agent: &'a Downstream, call: &Call<'a>) -> LookUpRow<'a> {
+        let path = std::str::from_utf8(call.path).unwrap_or_default();
+        let endpoint = call.operation.map_or(path, |operation| operation.pattern);
+        let row = AuditRow {
+            method: Method::Get,
+            endpoint,
+            path,
+            idempotency_key: None,
+            ..self.row(agent, Outcome::LookUp, 0, ALLOWED)
+        };
+        LookUpRow { id: format!("{}{LOOK_UP}", self.id), row }
     }
 
     fn row<'a>(

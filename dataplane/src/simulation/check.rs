@@ -80,7 +80,7 @@ impl World {
             contents.header.shard == shard
                 && records.any(|(_, at)| match Record::decode(&bytes[at.clone()]).unwrap() {
                     Record::Intent { row, .. } => AuditRow::decode(row).unwrap().id == id,
-                    Record::Outcome { .. } | Record::Lost { .. } => false,
+                    Record::Outcome { .. } | Record::Counted { .. } | Record::Lost { .. } => false,
                 })
         };
         let is_forgotten = || {

@@ -12,7 +12,7 @@ pub(crate) enum Family {
     Audit,
     /// Key id → what it has committed.
     Spend,
-    /// Vendor object → what was already counted for it; empty in this version.
+    /// Key id and vendor object → what the key counted for it.
     Objects,
     /// Intent → exchange that runs longer than its journal's segment may stay.
     Intents,

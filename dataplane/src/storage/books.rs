@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
 use keybrake_proto::audit::AuditRow;
-use keybrake_proto::idempotency::{Entry, ReservationId, Share};
+use keybrake_proto::idempotency::{ReservationId, Share};
 use keybrake_proto::journal::{Booking, End, IntentId, NotARecord, Record};
 use keybrake_proto::key::KeyId;
 use keybrake_proto::money::Micros;
@@ -17,9 +17,11 @@ use serde::{Deserialize, Serialize};
 
 use super::batch::{Batch, Family};
 use super::format::{self, CURSOR, FLOOR, Spend, encode_intent, encode_place, encode_sequence, encode_spend};
+use super::kept_objects::{self, KeptObject};
 use super::remembered::{Executed, Remembered};
 use super::resolve;
 use crate::idempotency::Memory;
+use crate::objects::Table;
 
 /// A record on its way to the store.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -84,6 +86,7 @@ pub(crate) struct Stored {
     pub(crate) doubts: Vec<(IntentId, Doubt)>,
     pub(crate) open: Vec<(IntentId, Open)>,
     pub(crate) executed: Vec<Executed>,
+    pub(crate) objects: Vec<KeptObject>,
     pub(crate) cursors: Vec<(u16, u64)>,
     pub(crate) floors: Vec<(u16, u64)>,
     /// The sequence of the first audit row behind the floors.
@@ -106,13 +109,14 @@ pub(crate) struct Books {
     pub(super) accounts: HashMap<KeyId, Spend>,
     pub(super) doubts: BTreeMap<IntentId, Doubt>,
     open: BTreeMap<IntentId, Open>,
-    remembered: Remembered,
+    pub(super) remembered: Remembered,
+    pub(super) objects: Table,
     /// The doubt over each reservation that has one.
     doubted: HashMap<ReservationId, IntentId>,
     /// The highest number of a reservation.
-    last_reservation: ReservationId,
+    pub(super) last_reservation: ReservationId,
     /// What the shards know of repeats.
-    memory: Arc<Memory>,
+    pub(super) memory: Arc<Memory>,
     /// Up to which record each journal has been entered.
     cursors: BTreeMap<u16, u64>,
     /// Up to which record the store has the open intents of each journal.
@@ -141,6 +145,7 @@ impl Books {
         Books {
             doubted: stored.doubts.iter().filter_map(share).collect(),
             remembered: Remembered::new(stored.executed),
+            objects: kept_objects::table(stored.objects),
             last_reservation,
             memory: Arc::default(),
             accounts: stored.spend.into_iter().collect(),
@@ -151,42 +156,6 @@ impl Books {
             floor_row: stored.floor_row.max(1),
             next_sequence: stored.next_sequence.max(1),
             damaged: 0,
-        }
-    }
-
-    /// What the shards are to know of repeats, as of these books.
-    pub(crate) fn begin_memory(&mut self, now: UnixMicros) -> Arc<Memory> {
-        // Above those of earlier runs, also of reservations that left nothing in the store.
-        let memory = Arc::new(Memory::new(self.last_reservation.max(ReservationId(now.0))));
-        for Executed { key, share, at } in self.remembered.all() {
-            let entry = Entry::executed(share.reservation, *at);
-            if !entry.is_over(now) {
-                memory.insert(*key, share.identity, entry);
-            }
-        }
-        for doubt in self.doubts.values().filter(|doubt| doubt.booked.is_none()) {
-            if let (Some(key), Some(share)) = (doubt.keys.first(), doubt.share) {
-                memory.insert(*key, share.identity, Entry::in_doubt(share.reservation, doubt.quote));
-            }
-        }
-        self.memory = Arc::clone(&memory);
-        memory
-    }
-
-    /// Drops the requests whose repeats are free no longer.
-    pub(super) fn forget(&mut self, now: UnixMicros) -> Batch {
-        let mut batch = Batch::default();
-        self.remembered.forget(now, &mut batch);
-        self.memory.forget(now);
-        batch
-    }
-
-    /// Whether a doubt may end otherwise than by a repeat, which the shards then know (rule Q5).
-    pub(super) fn may_resolve(&self, id: IntentId) -> bool {
-        let Some(doubt) = self.doubts.get(&id) else { return true };
-        match (doubt.keys.first(), doubt.share) {
-            (Some(key), Some(share)) => self.memory.leave_doubt(*key, share),
-            _ => true,
         }
     }
 
@@ -335,7 +304,7 @@ impl Books {
             Record::Outcome { intent: Some(intent), .. } | Record::Lost { intent } => {
                 self.open.remove(&intent);
             }
-            Record::Outcome { intent: None, .. } => {}
+            Record::Outcome { intent: None, .. } | Record::Counted { .. } => {}
         }
         Ok(())
     }
@@ -373,6 +342,9 @@ impl Books {
                 }
             }
             Record::Lost { intent } => self.lose(intent, now, batch, touched),
+            Record::Counted { key, object, counted } => {
+                kept_objects::put(&mut self.objects, KeptObject { key, object, counted, at: now }, batch);
+            }
         }
         Ok(())
     }

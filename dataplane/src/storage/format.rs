@@ -1,5 +1,6 @@
 //! The bytes of keys and values. All but audit rows, whose format is `proto`'s.
 
+use keybrake_proto::catalog::amount::ObjectId;
 use keybrake_proto::idempotency::{Identity, ReservationId, Share};
 use keybrake_proto::journal::IntentId;
 use keybrake_proto::key::KeyId;
@@ -9,6 +10,7 @@ use keybrake_proto::time::{Day, UnixMicros};
 use super::StoreError;
 use super::batch::Family;
 use super::books::{Doubt, Open};
+use super::kept_objects::KeptObject;
 use super::remembered::Executed;
 use crate::registry::KeyRecord;
 
@@ -138,6 +140,24 @@ pub(super) fn decode_remembered(key: &[u8], value: &[u8]) -> Option<Executed> {
     let reservation = ReservationId(u64::from_le_bytes(reservation.try_into().ok()?));
     let share = Share { reservation, identity: Identity(*identity) };
     Some(Executed { key: KeyId::from_bytes(id)?, share, at: UnixMicros(u64::from_le_bytes(*at)) })
+}
+
+/// `vault key's id | object`.
+pub(super) fn object_key(key: KeyId, object: &ObjectId) -> Vec<u8> {
+    [key.as_bytes(), object.as_str().as_bytes()].concat()
+}
+
+/// Version byte and postcard.
+pub(super) fn encode_object(kept: &KeptObject) -> Vec<u8> {
+    // Serializing integers to memory has no way to fail.
+    postcard::to_extend(&(kept.counted, kept.at), vec![VERSION]).unwrap_or_default()
+}
+
+pub(super) fn decode_object(key: &[u8], value: &[u8]) -> Option<KeptObject> {
+    let (id, object) = key.split_first_chunk::<16>()?;
+    let (counted, at) = postcard::from_bytes(current(value)?).ok()?;
+    let object = ObjectId::parse(std::str::from_utf8(object).ok()?)?;
+    Some(KeptObject { key: KeyId::from_bytes(id)?, object, counted, at })
 }
 
 /// `cursor/` and the shard: entries of `meta` that say up to which record its journal is in the store.

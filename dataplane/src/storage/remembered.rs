@@ -2,14 +2,18 @@
 //! recovery that an exchange on the same reservation is not in doubt.
 
 use std::collections::{HashMap, VecDeque};
+use std::sync::Arc;
 
-use keybrake_proto::idempotency::{Identity, REMEMBERED_S, ReservationId, Share};
+use keybrake_proto::idempotency::{Entry, Identity, REMEMBERED_S, ReservationId, Share};
+use keybrake_proto::journal::IntentId;
 use keybrake_proto::key::KeyId;
 use keybrake_proto::time::UnixMicros;
 
 use super::batch::{Batch, Family};
+use super::books::Books;
 use super::format::{encode_remembered, remembered_key};
-use crate::idempotency::ENTRIES_PER_KEY_MAX;
+use crate::idempotency::{ENTRIES_PER_KEY_MAX, Memory};
+use crate::objects::{Objects, Table};
 
 /// One executed request of a vault key.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -95,5 +99,52 @@ impl Remembered {
         self.executed.remove(&place);
         self.reservations.remove(&executed.share.reservation);
         batch.delete(Family::Idempotency, &remembered_key(place.0, place.1));
+    }
+}
+
+impl Books {
+    /// What the shards are to know of repeats, as of these books.
+    pub(crate) fn begin_memory(&mut self, now: UnixMicros) -> Arc<Memory> {
+        // Above those of earlier runs, also of reservations that left nothing in the store.
+        let memory = Arc::new(Memory::new(self.last_reservation.max(ReservationId(now.0))));
+        for Executed { key, share, at } in self.remembered.all() {
+            let entry = Entry::executed(share.reservation, *at);
+            if !entry.is_over(now) {
+                memory.insert(*key, share.identity, entry);
+            }
+        }
+        for doubt in self.doubts.values().filter(|doubt| doubt.booked.is_none()) {
+            if let (Some(key), Some(share)) = (doubt.keys.first(), doubt.share) {
+                memory.insert(*key, share.identity, Entry::in_doubt(share.reservation, doubt.quote));
+            }
+        }
+        self.memory = Arc::clone(&memory);
+        memory
+    }
+
+    /// What the shards are to know of objects, as of these books.
+    pub(crate) fn begin_objects(&self) -> Objects {
+        let mut table = Table::default();
+        for (key, object, counted) in self.objects.all() {
+            table.put(key, object.clone(), counted);
+        }
+        Objects::new(table)
+    }
+
+    /// Drops the requests whose repeats are free no longer.
+    pub(super) fn forget(&mut self, now: UnixMicros) -> Batch {
+        let mut batch = Batch::default();
+        self.remembered.forget(now, &mut batch);
+        self.memory.forget(now);
+        batch
+    }
+
+    /// Whether a doubt may end otherwise than by a repeat, which the shards then know (rule Q5).
+    pub(super) fn may_resolve(&self, id: IntentId) -> bool {
+        let Some(doubt) = self.doubts.get(&id) else { return true };
+        match (doubt.keys.first(), doubt.share) {
+            (Some(key), Some(share)) => self.memory.leave_doubt(*key, share),
+            _ => true,
+        }
     }
 }

@@ -2,15 +2,12 @@
 
 mod rules;
 
-use self::rules::*;
+use self::rules::{CUSTOMER, CUSTOMER_CHANGE};
 use super::table::{self, TableError};
 use super::tree::Tree;
 use super::wire::{Bodies, Slot};
 use super::{Catalog, Idempotency, Operation, Price, UnlistedReads};
 use crate::http1::Method;
-
-const UNMODELLED: Price =
-    Price::Unpriced("its amount is not in the request and keybrake does not look it up");
 
 /// What a class costs, as docs/catalog.md says.
 pub(super) fn price(class: &str) -> Option<Price> {
@@ -18,25 +15,25 @@ pub(super) fn price(class: &str) -> Option<Price> {
         "free" => Price::Free,
         "customer" => CUSTOMER,
         "customer-change" => CUSTOMER_CHANGE,
-        "charge" => CHARGE,
-        "charge-capture" => CHARGE_CAPTURE,
-        "charge-refund" => CHARGE_REFUND,
-        "refund" => REFUND,
-        "intent" => INTENT,
-        "intent-update" => INTENT_UPDATE,
-        "intent-confirm" => INTENT_CONFIRM,
-        "intent-capture" => INTENT_CAPTURE,
-        "intent-increment" => INTENT_INCREMENT,
-        "intent-balance" => INTENT_BALANCE,
-        "transfer" => TRANSFER,
-        "reversal" => REVERSAL,
-        "fee-refund" => FEE_REFUND,
-        "payout" => PAYOUT,
-        "topup" => TOPUP,
-        "invoice-pay" => INVOICE_PAY,
-        "credit-note" => CREDIT_NOTE,
-        "balance-transaction" => BALANCE_TRANSACTION,
-        "invoice-finalize" => UNMODELLED,
+        "charge" => rules::CHARGE,
+        "charge-capture" => rules::CHARGE_CAPTURE,
+        "charge-refund" => rules::CHARGE_REFUND,
+        "intent" => rules::INTENT,
+        "intent-update" => rules::INTENT_UPDATE,
+        "intent-confirm" => rules::INTENT_CONFIRM,
+        "intent-capture" => rules::INTENT_CAPTURE,
+        "intent-increment" => rules::INTENT_INCREMENT,
+        "intent-balance" => rules::INTENT_BALANCE,
+        "refund" => rules::REFUND,
+        "transfer" => rules::TRANSFER,
+        "reversal" => rules::REVERSAL,
+        "fee-refund" => rules::FEE_REFUND,
+        "payout" => rules::PAYOUT,
+        "topup" => rules::TOPUP,
+        "invoice-pay" => rules::INVOICE_PAY,
+        "invoice-finalize" => Price::Unpriced("Stripe charges the customer later, past keybrake"),
+        "credit-note" => rules::CREDIT_NOTE,
+        "balance-transaction" => rules::BALANCE_TRANSACTION,
         "unpriced" => Price::Unpriced("what it moves, now or later, is not in the request"),
         _ => return None,
     })

@@ -164,7 +164,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::catalog::Catalog;
+    use crate::catalog::{Catalog, Idempotency, Operation, Price};
 
     fn allows(rule: &str, request: &str) -> bool {
         let (method, path) = request.split_once(' ').unwrap();
@@ -201,9 +201,28 @@ mod tests {
         assert!(!allows("/A/*/M/*.json", "/A/AC1/M/MM1.xml"));
         assert!(!allows("/A/*/M/*.json", "/A/AC1/M/.json"));
         assert!(!allows("/A/*.json", "/A/AC1/M.json"));
-        // A literal of the catalog is no parameter, whatever its ending.
-        assert!(!allows("/v1/*.json", "/v1/charges"));
         assert!(allows("/v1/charges/*.json", "/v1/charges/ch_1.json"));
+    }
+
+    #[test]
+    fn a2_a_literal_of_the_catalog_is_no_parameter_whatever_its_ending() {
+        static MESSAGES: Operation = Operation {
+            method: Method::Get,
+            pattern: "/A/{Account}/Messages.json",
+            class: "free",
+            price: Price::Free,
+            idempotency: Idempotency::None,
+            escalates: false,
+        };
+        let call = Call { method: Method::Get, path: b"/A/AC1/Messages.json", operation: Some(&MESSAGES) };
+        for (rule, expected) in [
+            ("GET /A/*/*.json", false),
+            ("GET /A/*/*", false),
+            ("GET /A/*/Messages.json", true),
+            ("GET /A/**", true),
+        ] {
+            assert_eq!(rule.parse::<Rule>().unwrap().allows(&call), expected, "{rule}");
+        }
     }
 
     #[test]

@@ -1,0 +1,162 @@
+//! What a call's price depends on beside the request: the object it acts on, which is read from the vendor first
+//! where nothing else says what is left of it (rule Q8).
+//!
+//! A look-up is an exchange of its own: with a hold of nothing, through the one door, with a row. What it finds holds
+//! until the call ends, since no other call acts on the object meanwhile.
+
+use std::rc::Rc;
+use std::time::Instant;
+
+use keybrake_proto::catalog::amount::{self, Acting, Known, LookedUp};
+use keybrake_proto::catalog::price::{self, Bound};
+use keybrake_proto::deny::Deny;
+use keybrake_proto::http1::{Method, encode};
+use keybrake_proto::idempotency::Identity;
+use keybrake_proto::journal::{self, IntentId};
+use keybrake_proto::money::Micros;
+use keybrake_proto::policy::Permit;
+
+use super::PRICED_REPLY_BYTES_MAX;
+use super::admission::{self, Target};
+use super::row::{LookUpRow, Trace};
+use crate::downstream::Downstream;
+use crate::hold::Hold;
+use crate::objects::Claim;
+use crate::shard::Shard;
+use crate::upstream::{self, Admitted, Fault, Outgoing, Reply};
+
+/// Fields of the agent's request that a look-up has too: they decide how the vendor answers.
+const FIELDS: [&str; 3] = ["accept", "stripe-version", "user-agent"];
+
+/// What a call stands on until it ends.
+pub(super) struct Ground {
+    /// What makes it a repeat of another one.
+    pub(super) identity: Option<Identity>,
+    pub(super) acting: Option<Acting>,
+    pub(super) known: Known,
+    /// Dropped with the exchange.
+    _claim: Option<Claim>,
+}
+
+/// Judges the body, claims the object that the call acts on, and reads it where the price needs that.
+pub(super) async fn prepare(
+    shard: &Rc<Shard>,
+    agent: &Downstream,
+    permit: &Permit,
+    target: &Target,
+    trace: &Trace,
+) -> Result<Ground, Deny> {
+    admission::judge_form(agent, target, target.vendor(shard))?;
+    let identity = admission::identify(agent, target, target.vendor(shard));
+    let request = admission::priced(agent, target);
+    let (price, bound) = (target.price(), target.entry().bound());
+    let acting = price::acts_on(price, request).map_err(admission::unquoted)?;
+    let mut ground = Ground { identity, acting: None, known: Known::default(), _claim: None };
+    let Some(acting) = acting else { return Ok(ground) };
+    if bound == Bound::Capped {
+        let claim = shard.objects.claim(target.pool_number(), acting.id.clone(), identity);
+        ground._claim = Some(claim.map_err(|_| Deny::ObjectBusy)?);
+    }
+    ground.known.counted = shard.objects.counted(target.entry().record.id, &acting.id);
+    if price::must_look_up(price, request, ground.known.counted, bound).map_err(admission::unquoted)? {
+        ground.known.looked_up = Some(look_up(shard, agent, permit, target, trace, &acting).await?);
+    }
+    ground.acting = Some(acting);
+    Ok(ground)
+}
+
+async fn look_up(
+    shard: &Rc<Shard>,
+    agent: &Downstream,
+    permit: &Permit,
+    target: &Target,
+    trace: &Trace,
+    acting: &Acting,
+) -> Result<LookedUp, Deny> {
+    let path = acting.path();
+    let call = target.vendor(shard).recognize(Method::Get, path.as_bytes());
+    let row = trace.look_up(agent, &call);
+    let (admitted, intent) = admit(shard, permit, target, &row)?;
+    let (head, input) = (agent.head(), agent.input());
+    let is_passed = |name: &[u8]| FIELDS.iter().any(|field| field.as_bytes().eq_ignore_ascii_case(name));
+    let fields: Vec<(&[u8], &[u8])> =
+        head.fields(input).filter(|(name, _)| is_passed(name) && !head.drops(input, name)).collect();
+    let line = encode::RequestLine { method: Method::Get, path: path.as_bytes(), query: None };
+    let outgoing = Outgoing { line, fields: &fields, body: None };
+    let began = Instant::now();
+    let replied = upstream::forward(shard, target.pool(shard), &admitted, &outgoing, began).await;
+    let replied = match replied {
+        Ok(mut reply) => reply.read_up_to(PRICED_REPLY_BYTES_MAX).await.map(|()| reply),
+        Err(fault) => Err(fault),
+    };
+    let Admitted { hold, ticket, .. } = admitted;
+    drop(ticket);
+    // A read that is nobody's call: it is not one of the key's requests.
+    let ended = hold.release(shard.today());
+    let status = replied.as_ref().map_or(0, Reply::status);
+    shard.metrics.look_ups.add(1);
+    shard.journal.outcome(Some(intent), journal::End::Booked, ended.bookings, &row.ended(status, began));
+    let reply = replied.map_err(|fault| refusal(shard, target, &fault))?;
+    let found = judge(acting, &reply);
+    reply.finish(target.pool(shard));
+    found
+}
+
+/// A hold of nothing and an intent; nothing is awaited in it.
+fn admit(
+    shard: &Rc<Shard>,
+    permit: &Permit,
+    target: &Target,
+    row: &LookUpRow<'_>,
+) -> Result<(Admitted, IntentId), Deny> {
+    let entry = target.entry();
+    if shard.is_draining() {
+        return Err(Deny::Draining);
+    }
+    if !shard.journal.has_room() {
+        return Err(Deny::AuditUnavailable);
+    }
+    if !entry.is_open(shard.clock.expiry(shard.now())) {
+        return Err(Deny::Unauthorized);
+    }
+    let hold = Hold::reserve(entry, &shard.journal, shard.today(), Micros::ZERO);
+    let mut hold = hold.map_err(|refusal| Deny::by_ledger(refusal, entry.record.id, Micros::ZERO))?;
+    let keys = entry.account.keys();
+    let intent = shard.journal.intent(keys, hold.day(), Micros::ZERO, None, &row.begun());
+    let Ok(intent) = intent else {
+        hold.release(shard.today());
+        return Err(Deny::AuditUnavailable);
+    };
+    hold.recorded(intent);
+    let ticket = shard.in_flight.board(entry.record.id);
+    Ok((Admitted { permit: permit.for_look_up(), hold, ticket }, intent))
+}
+
+fn judge(acting: &Acting, reply: &Reply) -> Result<LookedUp, Deny> {
+    match reply.status() {
+        200 => amount::looked_up(acting.subject, reply.readable_body())
+            .map_err(|error| Deny::Unpriced(error.as_str())),
+        404 => Err(Deny::ObjectNotFound),
+        _ => Err(Deny::LookUpFailed),
+    }
+}
+
+fn refusal(shard: &Shard, target: &Target, fault: &Fault) -> Deny {
+    match fault {
+        Fault::Closed | Fault::Revoked => Deny::Unauthorized,
+        Fault::Blind => Deny::ControlUnavailable,
+        Fault::Unreachable(error) => {
+            shard.complain(target.vendor(shard).name, error);
+            Deny::VendorUnreachable
+        }
+        Fault::TimedOut | Fault::Dropped | Fault::Broken => Deny::LookUpFailed,
+    }
+}
+
+/// Notes what an object counts after a call on it, behind the call's outcome.
+pub(super) fn remember(shard: &Shard, target: &Target, remembered: Option<amount::Remembered>) {
+    let Some((object, counted)) = remembered else { return };
+    let key = target.entry().record.id;
+    shard.objects.put(key, object.clone(), counted);
+    shard.journal.counted(key, object, counted);
+}
