@@ -69,7 +69,17 @@ impl Vendor {
             None
         };
         let authority = origin.authority();
-        Ok(Vendor { catalog, label, origin, drops_label, authority, authorization: line, account, tls, config })
+        Ok(Vendor {
+            catalog,
+            label,
+            origin,
+            drops_label,
+            authority,
+            authorization: line,
+            account,
+            tls,
+            config,
+        })
     }
 
     /// Which addresses the name may have (rule E2).

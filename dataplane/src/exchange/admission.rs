@@ -111,8 +111,7 @@ pub(super) fn recognize(
     let call = catalog.recognize(head.method(), path);
     trace.called(catalog, &call);
     let label = label.map_err(|problem| Deny::Malformed { status: 400, problem: problem.into() })?;
-    let leads_to =
-        |pool: &Pool| pool.vendor.config.name.as_bytes() == vendor && pool.vendor.label == label;
+    let leads_to = |pool: &Pool| pool.vendor.config.name.as_bytes() == vendor && pool.vendor.label == label;
     let pool = shard.pools.iter().position(leads_to).ok_or(Deny::Vendor)?;
     if head.is_get_with_body() && !catalog.drops_empty_bodies {
         return Err(get_with_body());
@@ -296,9 +295,10 @@ pub(super) fn unquoted(error: QuoteError) -> Deny {
         QuoteError::Malformed(problem) => Deny::Malformed { status: 400, problem },
         QuoteError::MediaType => Deny::Malformed {
             status: 415,
-            problem: "send the parameters as the Content-Type that the vendor documents for this call, without \
+            problem:
+                "send the parameters as the Content-Type that the vendor documents for this call, without \
                       Content-Encoding"
-                .into(),
+                    .into(),
         },
     }
 }
@@ -326,7 +326,8 @@ pub(super) async fn forward(
     // The one place where what is sent is not what arrived: the account is the credential's, and a label is in the name
     // of its host.
     let vendor = &pool.vendor;
-    let replaced = vendor.account.as_deref().and_then(|account| vendor.catalog.with_account(canonical, account));
+    let replaced =
+        vendor.account.as_deref().and_then(|account| vendor.catalog.with_account(canonical, account));
     let label = vendor.label.filter(|_| vendor.drops_label);
     let unlabeled = label.and_then(|label| canonical.strip_prefix(b"/")?.strip_prefix(label.as_bytes()));
     let path = replaced.as_deref().or(unlabeled).unwrap_or(canonical);

@@ -3,8 +3,11 @@
 use std::fmt;
 
 use super::amount::Known;
+use super::currency::Currency;
 use super::price::{self, Priced, Quote, QuoteError, Terms};
+use super::tariff::Table;
 use super::{Call, Price};
+use crate::time::Day;
 
 /// How a call is priced.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -13,6 +16,8 @@ pub struct Explanation {
     pub operation: Option<&'static str>,
     /// The name of its price class.
     pub class: &'static str,
+    /// Where its prices or its rate are from, and of which day.
+    pub source: Option<String>,
     /// Only a rule that names it exactly allows it.
     pub escalates: bool,
     /// What is kept aside, or why it is refused under a cap.
@@ -48,10 +53,36 @@ pub fn explain(call: &Call<'_>, request: Priced<'_>, terms: &Terms<'_>) -> Expla
         operation: call.operation.map(|operation| operation.pattern),
         class: call.operation.map_or("none", |operation| operation.class),
         escalates: call.operation.is_some_and(|operation| operation.escalates),
+        source: source(price, &quote, terms),
         quote,
         look_up,
         steps,
     }
+}
+
+fn source(price: Price, quote: &Result<Quote, QuoteError>, terms: &Terms<'_>) -> Option<String> {
+    let book = terms.book;
+    let currency = quote.as_ref().ok().and_then(|quote| quote.currency);
+    let (source, date) = match price {
+        Price::Table(Table::Email | Table::Batch) => (book.resend.source.as_str(), book.resend.date),
+        Price::Table(Table::Message | Table::Call | Table::Number | Table::Lookup | Table::Verification) => {
+            (book.twilio.source.as_str(), book.twilio.date)
+        }
+        Price::Amount(_) | Price::Configured(_) if currency.is_some_and(|of| of != Currency::USD) => {
+            (book.rates.source(), book.rates.date())
+        }
+        Price::Amount(_)
+        | Price::Configured(_)
+        | Price::Free
+        | Price::FreeWithout(_)
+        | Price::Unpriced(_) => return None,
+    };
+    Some(format!("{source} ({})", day(date)))
+}
+
+/// A day as it is written.
+fn day(day: Day) -> String {
+    day.start().to_string().get(..10).unwrap_or_default().to_owned()
 }
 
 impl fmt::Display for Explanation {
@@ -63,6 +94,9 @@ impl fmt::Display for Explanation {
         writeln!(f, "class      {}", self.class)?;
         if self.escalates {
             writeln!(f, "escalates  only a rule that names it exactly allows it")?;
+        }
+        if let Some(source) = &self.source {
+            writeln!(f, "source     {source}")?;
         }
         for (at, step) in self.steps.iter().enumerate() {
             writeln!(f, "{:<11}{step}", if at == 0 { "how" } else { "" })?;
@@ -86,11 +120,71 @@ impl fmt::Display for Why<'_> {
                 write!(f, "under a cap: prices.rates_file has no rate for {}", currency.as_str())
             }
             QuoteError::Currency(price::NoRate::Stale(date)) => {
-                let text = date.start().to_string();
-                write!(f, "under a cap: the rates of {} are too old", text.get(..10).unwrap_or_default())
+                write!(f, "under a cap: the rates of {} are too old", day(*date))
             }
             QuoteError::Malformed(problem) => write!(f, "as malformed: {problem}"),
             QuoteError::MediaType => f.write_str("since no price is read from a body of this Content-Type"),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::catalog::Catalog;
+    use crate::catalog::book::PriceBook;
+    use crate::catalog::price::Bound;
+    use crate::http1::Method;
+
+    use super::*;
+
+    fn explained(vendor: &str, path: &str, content_type: &str, body: &str) -> String {
+        let call = Catalog::of(vendor).unwrap().recognize(Method::Post, path.as_bytes());
+        let book = PriceBook::shipped();
+        let today = Day::parse("2026-11-21").unwrap();
+        let terms = Terms { bound: Bound::Capped, per_call_max: None, book: &book, today };
+        let content_type = Some(content_type.as_bytes());
+        let request = Priced { path: path.as_bytes(), content_type, query: None, body: body.as_bytes() };
+        explain(&call, request, &terms).to_string()
+    }
+
+    #[track_caller]
+    fn check(text: &str, lines: &[&str]) {
+        for line in lines {
+            assert!(text.lines().any(|found| found == *line), "no line `{line}`:\n{text}");
+        }
+    }
+
+    const FORM: &str = "application/x-www-form-urlencoded";
+
+    #[test]
+    fn a_message_says_its_segments_its_country_and_what_is_held() {
+        let body = format!("To=%2B15551234567&Body={}", "a".repeat(161));
+        let text = explained("twilio", "/2010-04-01/Accounts/AC1/Messages.json", FORM, &body);
+        check(
+            &text,
+            &[
+                "operation  /2010-04-01/Accounts/{AccountSid}/Messages.json",
+                "class      message",
+                "how        country: United States and Canada",
+                "           2 segments of GSM-7 (161 units) at $0.0145",
+                "held       $0.029",
+            ],
+        );
+    }
+
+    #[test]
+    fn a_refund_without_an_amount_says_what_is_read_first() {
+        let text = explained("stripe", "/v1/refunds", FORM, "charge=ch_1");
+        check(&text, &["held       what GET /v1/charges/ch_1 says, which keybrake reads first"]);
+    }
+
+    #[test]
+    fn what_is_refused_says_why() {
+        let text = explained("stripe", "/v1/charges", FORM, "amount=5&currency=gbp");
+        check(&text, &["refused    under a cap: prices.rates_file has no rate for gbp"]);
+        let text = explained("resend", "/emails", "application/json", r#"{"to": 5}"#);
+        assert!(text.contains("refused    as malformed: a member that is counted"), "{text}");
+        let text = explained("resend", "/api-keys", "application/json", "{}");
+        check(&text, &["escalates  only a rule that names it exactly allows it", "held       $0.00"]);
     }
 }

@@ -165,6 +165,12 @@ impl KeySpec {
                     "leave the vendor's name out: rules are the vendor's own paths, such as /v1/charges";
                 return refuse(format!("allowed_endpoints[{at}]"), problem);
             }
+            // The account is the credential's, whatever an agent or a rule names.
+            let account = text.split_once("/2010-04-01/Accounts/").map(|(_, rest)| rest);
+            if self.vendor == "twilio" && account.is_some_and(|rest| !rest.starts_with('*')) {
+                let problem = "write `*` for the account: calls act on the credential's";
+                return refuse(format!("allowed_endpoints[{at}]"), problem);
+            }
             text.parse().or_else(|error| refuse(format!("allowed_endpoints[{at}]"), error))
         };
         self.allowed_endpoints.iter().enumerate().map(parse).collect()
@@ -280,6 +286,24 @@ mod tests {
         check(&with(r#", "label": """#), Err("label: must have 1 to 200 bytes"));
         check(&with(r#", "dayly_usd_cap": 1"#), Err("unknown field `dayly_usd_cap`"));
         check(&with(r#", "rate_limit_rps": 5"#), Err("not enforced by this version"));
+    }
+
+    #[test]
+    fn a_rule_for_twilio_names_no_account() {
+        let policy = |rule: &str| {
+            let body = format!(r#"{{"vendor": "twilio", "allowed_endpoints": ["{rule}"]}}"#);
+            let spec: KeySpec = serde_json::from_str(&body).unwrap();
+            spec.policy(&["twilio".to_owned()], NOW).map_err(|error| error.to_string())
+        };
+        for rule in [
+            "POST /2010-04-01/Accounts/*/Messages.json",
+            "GET /2010-04-01/**",
+            "GET /2010-04-01/Accounts/*.json",
+        ] {
+            assert!(policy(rule).is_ok(), "{rule}");
+        }
+        let error = policy("POST /2010-04-01/Accounts/AC1/Messages.json").unwrap_err();
+        assert!(error.contains("allowed_endpoints[0]: write `*` for the account"), "{error}");
     }
 
     #[test]
