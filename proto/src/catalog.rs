@@ -97,7 +97,7 @@ pub struct Catalog {
     /// The reply header that holds the vendor's own request id, lower case.
     pub request_id_field: &'static str,
     /// The reply header that is `true` on a stored answer to an Idempotency-Key, lower case; empty where the
-    /// vendor has none.
+    /// vendor has none: its word that it carries a request out once is then taken.
     pub replayed_field: &'static str,
     operations: &'static [Operation],
     tree: Tree,

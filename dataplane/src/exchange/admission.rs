@@ -306,6 +306,10 @@ pub(super) fn unquoted(error: QuoteError) -> Deny {
 /// Whose answer a reply is: the vendor says when it is a stored one.
 pub(super) fn answer(reply: &Reply, catalog: &Catalog) -> Answer {
     let (head, input) = reply.head();
+    if catalog.replayed_field.is_empty() {
+        // It does not say, and promises to carry a request out once: whichever answer comes first is paid for.
+        return Answer::Replayed;
+    }
     match head.field(input, catalog.replayed_field) {
         Some(value) if value.trim_ascii().eq_ignore_ascii_case(b"true") => Answer::Replayed,
         Some(_) | None => Answer::Own,
