@@ -34,12 +34,8 @@ pub enum Deny {
     Unpriced(&'static str),
     /// The amount is in a currency that has no rate, or an old one.
     Currency(NoRate),
-    /// Another call acts on the same object of the vendor's.
-    ObjectBusy,
-    /// The vendor does not know the object that the call acts on.
-    ObjectNotFound,
-    /// The object that the call acts on could not be read: nothing was sent.
-    LookUpFailed,
+    /// The object of the vendor's that the call acts on: nothing was sent.
+    Object(ObjectFault),
     /// The quote does not fit. `left` is what would have, on `day`.
     OverCap {
         /// What the call would cost at most.
@@ -100,6 +96,17 @@ pub enum Deny {
     ControlUnavailable,
 }
 
+/// What is wrong with the object that a call acts on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ObjectFault {
+    /// Another call acts on it (rule Q8).
+    Busy,
+    /// The vendor does not know it.
+    NotFound,
+    /// It could not be read.
+    Unread,
+}
+
 /// A refusal as it goes out.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Denial {
@@ -136,12 +143,13 @@ impl Deny {
             Deny::Endpoint { .. } | Deny::Vendor | Deny::Account | Deny::Unpriced(_) | Deny::Currency(_) => {
                 403
             }
-            Deny::NotFound | Deny::ObjectNotFound => 404,
-            Deny::OverCap { .. } | Deny::OverTotal { .. } | Deny::OverRequests { .. } | Deny::ObjectBusy => {
-                429
-            }
+            Deny::NotFound | Deny::Object(ObjectFault::NotFound) => 404,
+            Deny::OverCap { .. }
+            | Deny::OverTotal { .. }
+            | Deny::OverRequests { .. }
+            | Deny::Object(ObjectFault::Busy) => 429,
             Deny::Malformed { status, .. } => *status,
-            Deny::VendorUnreachable | Deny::VendorBroken | Deny::LookUpFailed => 502,
+            Deny::VendorUnreachable | Deny::VendorBroken | Deny::Object(ObjectFault::Unread) => 502,
             Deny::AuditUnavailable
             | Deny::Clock(_)
             | Deny::Draining
@@ -160,9 +168,9 @@ impl Deny {
             Deny::Account => "account_not_allowed",
             Deny::Unpriced(_) => "unpriced",
             Deny::Currency(_) => "currency_not_allowed",
-            Deny::ObjectBusy => "object_busy",
-            Deny::ObjectNotFound => "object_not_found",
-            Deny::LookUpFailed => "look_up_failed",
+            Deny::Object(ObjectFault::Busy) => "object_busy",
+            Deny::Object(ObjectFault::NotFound) => "object_not_found",
+            Deny::Object(ObjectFault::Unread) => "look_up_failed",
             Deny::OverCap { .. } => "daily_cap_exceeded",
             Deny::OverTotal { .. } => "total_cap_exceeded",
             Deny::OverRequests { .. } => "request_budget_exceeded",
@@ -190,15 +198,14 @@ impl Deny {
             | Deny::Draining
             | Deny::AdminUnavailable
             | Deny::ControlUnavailable
-            | Deny::ObjectBusy => Some(1),
+            | Deny::Object(ObjectFault::Busy) => Some(1),
             Deny::Unauthorized
             | Deny::Endpoint { .. }
             | Deny::Vendor
             | Deny::Account
             | Deny::Unpriced(_)
             | Deny::Currency(_)
-            | Deny::ObjectNotFound
-            | Deny::LookUpFailed
+            | Deny::Object(ObjectFault::NotFound | ObjectFault::Unread)
             | Deny::OverTotal { .. }
             | Deny::Malformed { .. }
             | Deny::NotFound
@@ -250,26 +257,8 @@ impl fmt::Display for Explained<'_> {
                 "keybrake: this key may not act on another account: leave out Stripe-Account and Stripe-Context.",
             ),
             Deny::Unpriced(why) => write!(f, "keybrake: this key has a spend cap, and this call cannot be priced: {why}."),
-            Deny::Currency(NoRate::Unknown(_)) => f.write_str(
-                "keybrake: this key has a spend cap in USD, and there is no rate for the currency of this call.",
-            ),
-            Deny::Currency(NoRate::Stale(day)) => write!(
-                f,
-                "keybrake: this key has a spend cap in USD, and the rates of other currencies are of {} and too old. \
-                 Ask the operator for new ones.",
-                day.start().date()
-            ),
-            Deny::ObjectBusy => f.write_str(
-                "keybrake: another call acts on the same object; its outcome decides what this one costs. Try again \
-                 when it has ended.",
-            ),
-            Deny::ObjectNotFound => f.write_str(
-                "keybrake: the vendor knows no such object, so this call cannot be priced. Nothing was sent.",
-            ),
-            Deny::LookUpFailed => f.write_str(
-                "keybrake: the object that this call acts on could not be read from the vendor, so the call cannot be \
-                 priced. Nothing was sent; the amount is free again.",
-            ),
+            Deny::Currency(no_rate) => explain_currency(*no_rate, f),
+            Deny::Object(fault) => f.write_str(explain_object(*fault)),
             Deny::OverCap { quote, left, cap, day, above } => write!(
                 f,
                 "keybrake: daily cap{} reached: this call may cost ${quote}, ${left} of ${cap} is left today. The cap \
@@ -315,6 +304,37 @@ impl fmt::Display for Explained<'_> {
                 "keybrake: orders to revoke are not being read, so this key may be revoked. Nothing was sent to the \
                  vendor; try again.",
             ),
+        }
+    }
+}
+
+fn explain_currency(no_rate: NoRate, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+    f.write_str("keybrake: this key has a spend cap in USD, and ")?;
+    match no_rate {
+        NoRate::Unknown(_) => f.write_str("there is no rate for the currency of this call."),
+        NoRate::Stale(day) => {
+            let day = day.start().date();
+            write!(
+                f,
+                "the rates of other currencies are of {day} and too old. Ask the operator for new ones."
+            )
+        }
+    }
+}
+
+/// Of a call that acts on an object of the vendor's.
+const fn explain_object(fault: ObjectFault) -> &'static str {
+    match fault {
+        ObjectFault::Busy => {
+            "keybrake: another call acts on the same object; its outcome decides what this one costs. Try again when it \
+             has ended."
+        }
+        ObjectFault::NotFound => {
+            "keybrake: the vendor knows no such object, so this call cannot be priced. Nothing was sent."
+        }
+        ObjectFault::Unread => {
+            "keybrake: the object that this call acts on could not be read from the vendor, so the call cannot be \
+             priced. Nothing was sent; the amount is free again."
         }
     }
 }
@@ -368,136 +388,4 @@ struct ErrorBody<'a> {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::clock::Doubt;
-
-    const KEY: &[u8] = b"0123456789abcdef";
-    const PARENT: &[u8] = b"fedcba9876543210";
-
-    fn usd(usd: u64) -> Micros {
-        Micros::new(usd * 1_000_000).unwrap()
-    }
-
-    /// A call of $10 that does not fit under a limit of 50, of which 3 are left.
-    fn over(limit: Limit, whose: &[u8]) -> Deny {
-        let (key, whose) = (KeyId::from_bytes(KEY).unwrap(), KeyId::from_bytes(whose).unwrap());
-        let cap = if limit == Limit::Requests { Micros::new(50).unwrap() } else { usd(50) };
-        let over = Over { key: whose, limit, cap, left: usd(3), day: Day::new(20_778) };
-        Deny::by_ledger(Refusal::Over(over), key, usd(10))
-    }
-
-    fn over_cap() -> Deny {
-        over(Limit::Daily, KEY)
-    }
-
-    #[test]
-    fn q9_a_spent_lifetime_cap_is_a_429_without_retry_after() {
-        let denial = over(Limit::Lifetime, KEY).denial(UnixMicros(0), "");
-        assert_eq!((denial.status, denial.code, denial.retry_after_s), (429, "total_cap_exceeded", None));
-        assert!(denial.message.contains("$3.00 of $50.00"), "{}", denial.message);
-        assert!(denial.message.contains("does not reset"), "{}", denial.message);
-        assert!(denial.never_retry);
-    }
-
-    #[test]
-    fn a_used_up_request_budget_says_what_is_left_and_when_it_resets() {
-        let now = UnixMicros::parse_rfc3339("2026-11-21T23:00:00.5Z").unwrap();
-        let denial = over(Limit::Requests, KEY).denial(now, "");
-        let expected = (429, "request_budget_exceeded", Some(3600));
-        assert_eq!((denial.status, denial.code, denial.retry_after_s), expected);
-        assert!(denial.message.contains("0 of 50 requests"), "{}", denial.message);
-        assert!(denial.message.contains("resets 2026-11-22T00:00:00Z"), "{}", denial.message);
-    }
-
-    #[test]
-    fn a_denial_names_the_key_above_whose_limit_it_is() {
-        for limit in [Limit::Daily, Limit::Lifetime, Limit::Requests] {
-            let message = |whose| over(limit, whose).denial(UnixMicros(0), "").message;
-            let above = message(PARENT);
-            assert!(above.contains(" of vk_fedcba9876543210, a key above this one,"), "{above}");
-            assert!(!message(KEY).contains("above"), "{}", message(KEY));
-        }
-        let closed = Deny::by_ledger(Refusal::Closed, KeyId::from_bytes(KEY).unwrap(), usd(1));
-        assert_eq!(closed, Deny::Unauthorized);
-    }
-
-    #[test]
-    fn a_full_cap_says_what_is_left_and_when_it_resets() {
-        let now = UnixMicros::parse_rfc3339("2026-11-21T23:00:00Z").unwrap();
-        let denial = over_cap().denial(now, "");
-        assert_eq!((denial.status, denial.retry_after_s), (429, Some(3600)));
-        assert!(denial.message.contains("$3.00 of $50.00"), "{}", denial.message);
-        assert!(denial.message.contains("resets 2026-11-22T00:00:00Z"), "{}", denial.message);
-    }
-
-    #[test]
-    fn the_body_has_the_shapes_of_all_three_vendors() {
-        let mut body = Vec::new();
-        over_cap().denial(UnixMicros(0), "").write_body(&mut body);
-        let body: serde_json::Value = serde_json::from_slice(&body).unwrap();
-        assert_eq!(body["error"]["type"], "rate_limit_error");
-        assert_eq!(body["error"]["code"], "daily_cap_exceeded");
-        assert_eq!(body["statusCode"], 429);
-        assert_eq!(body["name"], "daily_quota_exceeded");
-        assert_eq!(body["status"], 429);
-        assert_eq!(body["error"]["message"], body["message"]);
-    }
-
-    #[test]
-    fn m10_a_stepped_clock_says_what_was_seen_since_when_and_what_to_do() {
-        let at = |text: &str| UnixMicros::parse_rfc3339(text).unwrap();
-        let objection = |doubt, wall: &str, expected: &str| Objection {
-            doubt,
-            wall: at(wall),
-            expected: at(expected),
-            day: Day::new(20_778),
-            since: at("2026-11-21T23:00:00Z"),
-        };
-        let check = |objection: Objection, retry_after_s: u64, words: &[&str]| {
-            let denial = Deny::Clock(objection).denial(at("2026-11-21T23:00:00Z"), "");
-            assert_eq!((denial.status, denial.code, denial.never_retry), (503, "clock", false));
-            assert_eq!(denial.retry_after_s, Some(retry_after_s), "{}", denial.message);
-            for words in words {
-                assert!(denial.message.contains(words), "{words}: {}", denial.message);
-            }
-        };
-        let ahead = objection(Doubt::Forward, "2026-11-23T23:10:00Z", "2026-11-21T23:10:00Z");
-        check(
-            ahead,
-            60,
-            &[
-                "since 2026-11-21T23:00:00Z",
-                "2 d 0 h ahead of",
-                "2026-11-23T23:10:00Z",
-                "keybrake clock confirm",
-            ],
-        );
-        let behind = objection(Doubt::Back, "2026-11-21T23:10:00Z", "2026-11-22T00:10:00Z");
-        check(behind, 60, &["60 min 0 s behind where it should be", "2026-11-22T00:10:00Z was expected"]);
-        let between = objection(Doubt::BetweenMidnights, "2026-11-22T00:00:30Z", "2026-11-21T23:59:50.5Z");
-        check(between, 10, &["40 s ahead of where it should be", "2026-11-21 is over by one of both clocks"]);
-        let unrecorded = objection(Doubt::NotRecorded, "2026-11-22T00:00:30Z", "2026-11-22T00:00:30Z");
-        check(unrecorded, 1, &["not on disk yet"]);
-    }
-
-    #[test]
-    fn m13_a_policy_decision_is_never_402_409_or_5xx_and_is_not_retried() {
-        let decisions = [
-            Deny::Unauthorized,
-            Deny::Endpoint { escalates: false },
-            Deny::Vendor,
-            Deny::Account,
-            Deny::Unpriced(""),
-            Deny::Currency(NoRate::Unknown(crate::catalog::currency::Currency::USD)),
-            Deny::ObjectBusy,
-            over_cap(),
-            over(Limit::Lifetime, KEY),
-            over(Limit::Requests, KEY),
-        ];
-        for deny in decisions {
-            assert!(matches!(deny.status(), 401 | 403 | 429), "{deny:?}");
-            assert!(deny.denial(UnixMicros(0), "").never_retry, "{deny:?}");
-        }
-    }
-}
+mod tests;

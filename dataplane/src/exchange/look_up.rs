@@ -9,7 +9,7 @@ use std::time::Instant;
 
 use keybrake_proto::catalog::amount::{self, Acting, Known, LookedUp};
 use keybrake_proto::catalog::price::{self, Bound};
-use keybrake_proto::deny::Deny;
+use keybrake_proto::deny::{Deny, ObjectFault};
 use keybrake_proto::http1::{Method, encode};
 use keybrake_proto::idempotency::Identity;
 use keybrake_proto::journal::{self, IntentId};
@@ -55,7 +55,7 @@ pub(super) async fn prepare(
     let Some(acting) = acting else { return Ok(ground) };
     if bound == Bound::Capped {
         let claim = shard.objects.claim(target.pool_number(), acting.id.clone(), identity);
-        ground._claim = Some(claim.map_err(|_| Deny::ObjectBusy)?);
+        ground._claim = Some(claim.map_err(|_| Deny::Object(ObjectFault::Busy))?);
     }
     ground.known.counted = shard.objects.counted(target.entry().record.id, &acting.id);
     if price::must_look_up(price, request, ground.known.counted, bound).map_err(admission::unquoted)? {
@@ -136,8 +136,8 @@ fn judge(acting: &Acting, reply: &Reply) -> Result<LookedUp, Deny> {
     match reply.status() {
         200 => amount::looked_up(acting.subject, reply.readable_body())
             .map_err(|error| Deny::Unpriced(error.as_str())),
-        404 => Err(Deny::ObjectNotFound),
-        _ => Err(Deny::LookUpFailed),
+        404 => Err(Deny::Object(ObjectFault::NotFound)),
+        _ => Err(Deny::Object(ObjectFault::Unread)),
     }
 }
 
@@ -149,7 +149,7 @@ fn refusal(shard: &Shard, target: &Target, fault: &Fault) -> Deny {
             shard.complain(target.vendor(shard).name, error);
             Deny::VendorUnreachable
         }
-        Fault::TimedOut | Fault::Dropped | Fault::Broken => Deny::LookUpFailed,
+        Fault::TimedOut | Fault::Dropped | Fault::Broken => Deny::Object(ObjectFault::Unread),
     }
 }
 
