@@ -56,8 +56,10 @@ pub(super) fn check_head(source: &str, date: &str) -> Result<crate::time::Day, S
 
 /// TOML's error in one line, with its place.
 pub(super) fn syntax(text: &str, error: &toml::de::Error) -> String {
-    let line =
-        error.span().and_then(|span| text.get(..span.start)).map(|before| before.matches('\n').count().saturating_add(1));
+    let line = error
+        .span()
+        .and_then(|span| text.get(..span.start))
+        .map(|before| before.matches('\n').count().saturating_add(1));
     let message = error.message().trim().replace('\n', ": ");
     line.map_or(message.clone(), |line| format!("line {line}: {message}"))
 }
