@@ -6,6 +6,7 @@ mod clock;
 mod doubt;
 mod drill;
 mod key;
+mod price;
 mod revoke;
 mod status;
 mod table;
@@ -117,6 +118,12 @@ enum Command {
         after_help = "Examples:\n  keybrake config check\n  keybrake config check other.toml"
     )]
     Config(status::ConfigCommand),
+    /// Show how a call would be priced.
+    #[command(
+        subcommand,
+        after_help = "Examples:\n  keybrake price explain POST /stripe/v1/charges --body 'amount=2000&currency=gbp'"
+    )]
+    Price(price::PriceCommand),
     /// Say where the admin token is.
     #[command(
         after_help = "Examples:\n  keybrake token\n  export KEYBRAKE_ADMIN_TOKEN=$(keybrake token --show)"
@@ -172,6 +179,7 @@ pub(crate) fn run(cli: &Cli) -> Result<ExitCode, Failure> {
         Command::Doubt(command) => doubt::run(&invocation, command),
         Command::Clock(arguments) => clock::run(&invocation, arguments),
         Command::Config(command) => status::config(&invocation, command),
+        Command::Price(command) => price::run(&invocation, command),
         Command::Token(arguments) => status::token(&invocation, arguments),
     }
 }

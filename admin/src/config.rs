@@ -4,6 +4,7 @@ use std::io::ErrorKind;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::Path;
 
+use keybrake_proto::catalog::book::PriceBook;
 use keybrake_proto::config::Config;
 
 use crate::failure::Failure;
@@ -41,6 +42,11 @@ pub(crate) fn load(path: &Path) -> Result<Config, Failure> {
         )),
         LoadError::Unusable(failure) => failure,
     })
+}
+
+/// The prices that a configuration names.
+pub(crate) fn load_prices(config: &Config) -> Result<PriceBook, Failure> {
+    PriceBook::load(&config.prices, |path| std::fs::read_to_string(path)).map_err(Failure::setup)
 }
 
 /// Where a client on this machine reaches a listener: loopback in place of "all addresses".

@@ -9,7 +9,7 @@ use criterion::{Criterion, criterion_group, criterion_main};
 use keybrake_proto::audit::{AuditRow, Outcome};
 use keybrake_proto::catalog::Catalog;
 use keybrake_proto::catalog::amount::Known;
-use keybrake_proto::catalog::currency::Rates;
+use keybrake_proto::catalog::book::PriceBook;
 use keybrake_proto::catalog::price::{self, Bound, Priced, Terms};
 use keybrake_proto::deny::Deny;
 use keybrake_proto::http1::{HeadLimits, Method, RequestHead, encode};
@@ -56,8 +56,8 @@ fn decide(criterion: &mut Criterion) {
     let price = stripe.recognize(Method::Post, b"/v1/charges").price();
     let content_type = Some(&b"application/x-www-form-urlencoded"[..]);
     let request = Priced { path: b"/v1/charges", content_type, query: None, body: FORM };
-    let rates = Rates::default();
-    let terms = Terms { bound: Bound::Capped, per_call_max: None, rates: &rates, today: Day::new(20_000) };
+    let book = PriceBook::shipped();
+    let terms = Terms { bound: Bound::Capped, per_call_max: None, book: &book, today: Day::new(20_000) };
     criterion.bench_function("quote a form", |bencher| {
         bencher.iter(|| price::quote(price, black_box(request), Known::default(), &terms));
     });

@@ -13,7 +13,6 @@ use std::ops::ControlFlow;
 use std::rc::Rc;
 
 use keybrake_proto::audit::Outcome;
-use keybrake_proto::catalog::Price;
 use keybrake_proto::catalog::price::{self, End};
 use keybrake_proto::deny::Deny;
 use keybrake_proto::http1::{BodyFraming, HeadError, ReplyFraming, encode};
@@ -177,7 +176,7 @@ async fn deliver(
     mut reply: Reply,
 ) -> After {
     let price = target.price();
-    let read_up_to = if matches!(price, Price::Amount(_)) { PRICED_REPLY_BYTES_MAX } else { 0 };
+    let read_up_to = if price.reads_reply() { PRICED_REPLY_BYTES_MAX } else { 0 };
     if let Err(fault) = reply.read_up_to(read_up_to).await {
         return lose(shard, agent, &mut trace, admitted, &fault).await;
     }

@@ -8,9 +8,9 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use keybrake_proto::catalog::Catalog;
+use keybrake_proto::catalog::wire::Credential;
 use keybrake_proto::config::{self, Origin};
 use keybrake_proto::http1::ReplyHead;
-use keybrake_proto::policy::Rate;
 use keybrake_proto::secret::Secret;
 use rustls::ClientConfig;
 use rustls::pki_types::ServerName;
@@ -37,36 +37,54 @@ const ADDRESS_LIFE: Duration = Duration::from_secs(30);
 pub(crate) struct Vendor {
     pub(crate) config: config::Vendor,
     pub(crate) catalog: &'static Catalog,
+    /// The first segment of paths that lead here; `None` for the vendor's main host.
+    pub(crate) label: Option<&'static str>,
     pub(crate) origin: Origin,
+    /// The label is not sent: it is in the name of the host.
+    pub(crate) drops_label: bool,
     /// What stands in `Host`.
     pub(crate) authority: String,
-    /// The whole `Authorization` line with the real credential.
+    /// The whole header line with the real credential, `Authorization` for most.
     pub(crate) authorization: Secret,
     /// Where the credential has a quota.
     pub(crate) pacer: Option<Arc<Pacer>>,
+    /// The vendor's account that stands in paths, where it has that.
+    pub(crate) account: Option<String>,
     tls: Option<(Arc<ClientConfig>, ServerName<'static>)>,
 }
 
 impl Vendor {
     /// Prepares a vendor whose `config` was checked. The error says what to change.
-    pub(crate) fn new(config: config::Vendor, credential: &Secret) -> Result<Vendor, String> {
-        let catalog = Catalog::of(&config.name).ok_or("is not in the catalog")?;
-        let origin = config.origin().map_err(|error| error.to_string())?;
+    pub(crate) fn new(
+        config: config::Vendor,
+        catalog: &'static Catalog,
+        label: Option<&'static str>,
+        credential: &Secret,
+        pacer: Option<Arc<Pacer>>,
+    ) -> Result<Vendor, String> {
+        let main = config.origin().map_err(|error| error.to_string())?;
+        let origin = label.map_or_else(|| main.clone(), |label| catalog.origin_of(&main, label));
+        let drops_label = origin != main;
+        let Credential { line, account } = catalog.slot.credential(credential)?;
         let tls = if origin.tls {
             let name = ServerName::try_from(origin.host.clone()).map_err(|error| error.to_string())?;
             Some((tls::client_config(config.ca_file.as_deref())?, name))
         } else {
             None
         };
-        let line = [b"Authorization: Bearer ", credential.expose(), b"\r\n"].concat();
         let authority = origin.authority();
-        let pacer = match config.quota_rps.and_then(Rate::per_second) {
-            Some(quota) => {
-                Some(Arc::new(Pacer::start(&config.name, quota).map_err(|error| error.to_string())?))
-            }
-            None => None,
-        };
-        Ok(Vendor { pacer, catalog, origin, authority, authorization: Secret::new(line), tls, config })
+        Ok(Vendor {
+            catalog,
+            label,
+            origin,
+            drops_label,
+            authority,
+            authorization: line,
+            pacer,
+            account,
+            tls,
+            config,
+        })
     }
 
     /// Which addresses the name may have (rule E2).

@@ -79,7 +79,7 @@ impl Running {
             0 => std::thread::available_parallelism().map_or(1, std::num::NonZero::get),
             workers => workers,
         };
-        let State { mut store, books, memory, objects, rates, recovered, marks, boot, master, vendors, keys } =
+        let State { mut store, books, memory, objects, book, recovered, marks, boot, master, vendors, keys } =
             state::open(&config)?;
         let spent = keys.iter().map(|key| key.account.word().day).max().unwrap_or_default();
         let clock = Arc::new(Clock::open(&config.data.dir, spent)?);
@@ -102,7 +102,7 @@ impl Running {
             lease: lease.clone(),
             memory,
             objects,
-            rates,
+            book,
         });
         let (ended_sender, ended) = bounded(workers);
         let mut control = Control {

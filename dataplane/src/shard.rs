@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use crossbeam_channel::Sender;
 use futures_channel::oneshot;
-use keybrake_proto::catalog::currency::Rates;
+use keybrake_proto::catalog::book::PriceBook;
 use keybrake_proto::config::Config;
 use keybrake_proto::key::KeyId;
 use keybrake_proto::time::{Day, UnixMicros};
@@ -86,7 +86,7 @@ pub(crate) struct Common {
     pub(crate) lease: Lease,
     pub(crate) memory: Arc<Memory>,
     pub(crate) objects: Arc<Objects>,
-    pub(crate) rates: Arc<Rates>,
+    pub(crate) book: Arc<PriceBook>,
 }
 
 /// One worker's state.
@@ -105,7 +105,7 @@ pub(crate) struct Shard {
     /// What keys counted for the vendor's objects.
     pub(crate) objects: Arc<Objects>,
     /// What other currencies than USD are worth.
-    pub(crate) rates: Arc<Rates>,
+    pub(crate) book: Arc<PriceBook>,
     lease: Lease,
     resolver: ResolverHandle,
     mailbox: Mailbox<Message>,
@@ -147,7 +147,7 @@ impl Shard {
             clock: Arc::clone(&common.clock),
             memory: Arc::clone(&common.memory),
             objects: Arc::clone(&common.objects),
-            rates: Arc::clone(&common.rates),
+            book: Arc::clone(&common.book),
             lease: common.lease.clone(),
             resolver: common.resolver.clone(),
             mailbox,

@@ -6,11 +6,13 @@ use std::os::unix::fs::DirBuilderExt as _;
 use std::sync::Arc;
 
 use anyhow::{Context as _, bail};
-use keybrake_proto::catalog::currency::Rates;
+use keybrake_proto::catalog::Catalog;
+use keybrake_proto::catalog::book::PriceBook;
 use keybrake_proto::config::{self, Config};
 use keybrake_proto::key::KeyId;
 use keybrake_proto::ledger::Word;
 use keybrake_proto::ledger::chain;
+use keybrake_proto::policy::Rate;
 use keybrake_proto::secret::Secret;
 
 use crate::clock;
@@ -18,6 +20,7 @@ use crate::idempotency::Memory;
 use crate::journal::Recovered;
 use crate::marks::Marks;
 use crate::objects::Objects;
+use crate::pacing::Pacer;
 use crate::pool::Vendor;
 use crate::recovery::{self, Opened};
 use crate::registry::{KeyEntry, KeyRecord};
@@ -35,7 +38,7 @@ pub(crate) struct State {
     pub(crate) books: Books,
     pub(crate) memory: Arc<Memory>,
     pub(crate) objects: Arc<Objects>,
-    pub(crate) rates: Arc<Rates>,
+    pub(crate) book: Arc<PriceBook>,
     pub(crate) recovered: Recovered,
     pub(crate) marks: Arc<Marks>,
     pub(crate) boot: [u8; 16],
@@ -46,22 +49,21 @@ pub(crate) struct State {
 
 /// Opens everything, or says in one line what is wrong and what to do.
 pub(crate) fn open(config: &Config) -> anyhow::Result<State> {
+    let book = Arc::new(PriceBook::load(&config.prices, |path| std::fs::read_to_string(path))?);
     let dir = &config.data.dir;
     DirBuilder::new().recursive(true).mode(0o700).create(dir).with_context(|| {
         format!("data.dir {} cannot be made; choose another or change its rights", dir.display())
     })?;
     let Opened { store, mut books, recovered, marks, boot } = recovery::open(config)?;
     let master = master_key(config, &store)?;
-    let vendors = config
-        .vendors
-        .iter()
-        .map(|vendor| open_vendor(&store, &master, vendor))
-        .collect::<anyhow::Result<_>>()?;
+    let mut vendors = Vec::new();
+    for vendor in &config.vendors {
+        vendors.extend(open_vendor(&store, &master, vendor)?);
+    }
     let keys = open_keys(&store, &books)?;
     let memory = books.begin_memory(clock::wall());
     let objects = Arc::new(books.begin_objects());
-    let rates = Arc::default();
-    Ok(State { store, books, memory, objects, rates, recovered, marks, boot, master, vendors, keys })
+    Ok(State { store, books, memory, objects, book, recovered, marks, boot, master, vendors, keys })
 }
 
 fn master_key(config: &Config, store: &Store) -> anyhow::Result<MasterKey> {
@@ -84,7 +86,12 @@ fn master_key(config: &Config, store: &Store) -> anyhow::Result<MasterKey> {
     Ok(master)
 }
 
-fn open_vendor(store: &Store, master: &MasterKey, vendor: &config::Vendor) -> anyhow::Result<Arc<Vendor>> {
+/// A vendor at each of its hosts, the main one first.
+fn open_vendor(
+    store: &Store,
+    master: &MasterKey,
+    vendor: &config::Vendor,
+) -> anyhow::Result<Vec<Arc<Vendor>>> {
     let name = &vendor.name;
     let given = given_credential(vendor)?;
     let credential = match store.credential(name, ACCOUNT)? {
@@ -106,8 +113,19 @@ fn open_vendor(store: &Store, master: &MasterKey, vendor: &config::Vendor) -> an
             credential
         }
     };
-    let vendor = Vendor::new(vendor.clone(), &credential);
-    vendor.map(Arc::new).map_err(|problem| anyhow::anyhow!("vendor {name}: {problem}"))
+    let catalog = Catalog::of_vendor(vendor)?;
+    let labels = std::iter::once(None).chain(catalog.labels.iter().map(|label| Some(*label)));
+    let pacer = pacer(vendor)?;
+    let host = |label| Vendor::new(vendor.clone(), catalog, label, &credential, pacer.clone()).map(Arc::new);
+    let hosts: Result<Vec<Arc<Vendor>>, String> = labels.map(host).collect();
+    hosts.map_err(|problem| anyhow::anyhow!("vendor {name}: {problem}"))
+}
+
+/// One for all hosts of the vendor: its quota is of the credential.
+fn pacer(vendor: &config::Vendor) -> anyhow::Result<Option<Arc<Pacer>>> {
+    let quota = vendor.quota_rps.and_then(Rate::per_second);
+    let start = |quota| Pacer::start(&vendor.name, quota).map(Arc::new);
+    quota.map(start).transpose().with_context(|| format!("vendor {}: its pace cannot be kept", vendor.name))
 }
 
 fn no_credential(vendor: &config::Vendor) -> String {

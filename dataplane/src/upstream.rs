@@ -1,12 +1,13 @@
 //! The one door to a vendor: sends an admitted request and reads the reply.
 //!
-//! Nothing is sent without a [`Permit`] and a [`Hold`], and nothing is sent twice but a GET.
+//! Nothing is sent without a [`Permit`] and a [`Hold`], and nothing is sent twice but a GET that is free.
 
 use std::io;
 use std::rc::Rc;
 use std::time::Instant;
 
 use keybrake_proto::http1::{BodyDecoder, HeadLimits, Method, Parsed, ReplyFraming, ReplyHead, encode};
+use keybrake_proto::money::Micros;
 use keybrake_proto::policy::Permit;
 use zeroize::Zeroize as _;
 
@@ -113,7 +114,9 @@ pub(crate) async fn forward(
         }
         None => (shard.connect(pool, entry).await?, Instant::now()),
     };
-    let may_repeat = connection.is_reused && outgoing.line.method == Method::Get;
+    // A GET that costs money is carried out once, as every write.
+    let is_free = admitted.hold.quote() == Micros::ZERO;
+    let may_repeat = connection.is_reused && outgoing.line.method == Method::Get && is_free;
     match exchange(shard, pool, admitted, outgoing, (connection, now)).await {
         // A kept connection may have been closed by the vendor in the same moment.
         Err(Fault::Dropped) if may_repeat => {}

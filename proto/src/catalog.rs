@@ -3,25 +3,32 @@
 //! A vendor is data ([`Catalog`]); its rows stand in `tables/`, each with its source.
 
 pub mod amount;
+pub mod book;
 #[cfg(test)]
 mod complete;
+pub mod configured;
 pub mod currency;
-mod pattern;
+pub mod explain;
+pub(crate) mod pattern;
 pub mod price;
 mod read;
-#[cfg(test)]
 mod resend;
 mod stripe;
 mod table;
+pub mod tariff;
 mod tree;
-#[cfg(test)]
 mod twilio;
+pub mod wire;
 
 use std::sync::LazyLock;
 
+use crate::config::{self, ConfigError};
 use crate::http1::Method;
 use amount::AmountRule;
+use configured::Cost;
+use tariff::Table;
 use tree::Tree;
+use wire::{Bodies, Slot};
 
 /// How a call's cost is known.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -32,6 +39,10 @@ pub enum Price {
     FreeWithout(&'static [&'static str]),
     /// It moves an amount that the request states, or an object of the vendor's.
     Amount(&'static AmountRule),
+    /// It costs units times a price of the price book.
+    Table(Table),
+    /// As the configuration says.
+    Configured(&'static Cost),
     /// Nothing known bounds the cost: denied under a cap. The text says what is missing.
     Unpriced(&'static str),
 }
@@ -104,15 +115,32 @@ pub struct Catalog {
     pub account_fields: &'static [&'static str],
     /// Parameters that change the method, the account or the version: refused in query and body.
     pub refused_parameters: &'static [&'static str],
-    /// Paths whose bodies are forms and nothing else; below others they are JSON.
-    pub form_paths: &'static str,
+    /// What bodies are.
+    pub bodies: Bodies,
+    /// Where agents send their vault key, and the vendor gets its credential.
+    pub slot: Slot,
+    /// The first segments of paths that lead to hosts of their own, as in `verify` of `verify.twilio.com`.
+    pub labels: &'static [&'static str],
+    /// What a GET without a row costs.
+    pub unlisted_reads: UnlistedReads,
+    /// A GET may have the body `{}`, which is dropped (rule H3).
+    pub drops_empty_bodies: bool,
     /// The reply header that holds the vendor's own request id, lower case.
     pub request_id_field: &'static str,
     /// The reply header that is `true` on a stored answer to an Idempotency-Key, lower case; empty where the
-    /// vendor has none.
+    /// vendor has none: its word that it carries a request out once is then taken.
     pub replayed_field: &'static str,
     operations: &'static [Operation],
     tree: Tree,
+}
+
+/// What a GET without a row costs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum UnlistedReads {
+    /// Nothing.
+    Free,
+    /// Nobody knows.
+    Unpriced,
 }
 
 /// A request recognized as an operation, or as none that is known.
@@ -124,17 +152,70 @@ pub struct Call<'a> {
     pub path: &'a [u8],
     /// The row of the catalog.
     pub operation: Option<&'static Operation>,
+    /// What a GET without a row costs.
+    pub unlisted_reads: UnlistedReads,
 }
 
 impl Catalog {
-    /// The vendor of this name.
+    /// The vendor of this name that keybrake knows by itself.
     pub fn of(name: &str) -> Option<&'static Catalog> {
         static STRIPE: LazyLock<Catalog> = LazyLock::new(|| built_in(stripe::catalog()));
-        (name == STRIPE.name).then(|| &*STRIPE)
+        static TWILIO: LazyLock<Catalog> = LazyLock::new(|| built_in(twilio::catalog()));
+        static RESEND: LazyLock<Catalog> = LazyLock::new(|| built_in(resend::catalog()));
+        [&STRIPE, &TWILIO, &RESEND].into_iter().find(|catalog| catalog.name == name).map(|catalog| &**catalog)
+    }
+
+    /// The catalog of a configured vendor, which [`crate::config::Config::parse`] has checked. That of a vendor that only
+    /// the configuration knows is kept until the process ends: call it once for each.
+    ///
+    /// # Errors
+    /// What the configuration must say otherwise.
+    pub fn of_vendor(vendor: &config::Vendor) -> Result<&'static Catalog, ConfigError> {
+        match Catalog::of(&vendor.name) {
+            Some(catalog) => Ok(catalog),
+            None => Ok(Box::leak(Box::new(Catalog::configured(vendor)?))),
+        }
+    }
+
+    fn configured(vendor: &config::Vendor) -> Result<Catalog, ConfigError> {
+        let mut rows = Vec::new();
+        for operation in &vendor.operations {
+            let (method, price) = operation.parse()?;
+            rows.push(Operation {
+                method,
+                pattern: leaked(&operation.path),
+                class: "configured",
+                price: match price {
+                    config::Cost::Free => Price::Free,
+                    config::Cost::Unpriced => Price::Unpriced("the configuration gives it no price"),
+                    config::Cost::Known(cost) => Price::Configured(Box::leak(Box::new(cost))),
+                },
+                idempotency: if operation.idempotent { Idempotency::Day } else { Idempotency::None },
+                escalates: operation.escalates,
+            });
+        }
+        let operations: &'static [Operation] = rows.leak();
+        let own = ["accept", "accept-language", "content-type", "user-agent"].into_iter();
+        let fields = own.chain(vendor.request_headers.iter().map(|name| leaked(&name.to_ascii_lowercase())));
+        Ok(Catalog {
+            name: leaked(&vendor.name),
+            request_fields: fields.collect::<Vec<_>>().leak(),
+            account_fields: &[],
+            refused_parameters: &["_method"],
+            bodies: Bodies::FormsOrJson,
+            slot: wire::slot_of(vendor),
+            labels: &[],
+            unlisted_reads: if vendor.free_reads { UnlistedReads::Free } else { UnlistedReads::Unpriced },
+            drops_empty_bodies: false,
+            request_id_field: "request-id",
+            replayed_field: "",
+            operations,
+            tree: Tree::new(operations),
+        })
     }
 
     /// The names [`Catalog::of`] knows, for messages.
-    pub const KNOWN: &'static str = "stripe";
+    pub const KNOWN: &'static str = "stripe, twilio, resend";
 
     /// Every operation, for tests and listings.
     pub fn operations(&self) -> &'static [Operation] {
@@ -144,7 +225,7 @@ impl Catalog {
     /// Finds the operation of a request. A literal segment wins over a parameter.
     pub fn recognize<'a>(&self, method: Method, path: &'a [u8]) -> Call<'a> {
         let operation = self.tree.find(method, path).and_then(|at| self.operations.get(at));
-        Call { method, path, operation }
+        Call { method, path, operation, unlisted_reads: self.unlisted_reads }
     }
 }
 
@@ -153,7 +234,8 @@ impl Call<'_> {
     pub fn price(&self) -> Price {
         match (self.operation, self.method) {
             (Some(operation), _) => operation.price,
-            (None, Method::Get) => Price::Free,
+            (None, Method::Get) if self.unlisted_reads == UnlistedReads::Free => Price::Free,
+            (None, Method::Get) => Price::Unpriced("the configuration does not list it"),
             (None, Method::Post | Method::Put | Method::Patch | Method::Delete) => {
                 Price::Unpriced("its cost is not in keybrake's catalog")
             }
@@ -163,7 +245,8 @@ impl Call<'_> {
     /// Whether a repeat under one Idempotency-Key is the same call and moves money once.
     pub fn is_remembered(&self) -> bool {
         let is_remembered = |operation: &Operation| operation.idempotency == Idempotency::Day;
-        self.operation.is_some_and(is_remembered) && matches!(self.price(), Price::Amount(_))
+        let moves_money = matches!(self.price(), Price::Amount(_) | Price::Table(_) | Price::Configured(_));
+        self.operation.is_some_and(is_remembered) && moves_money
     }
 
     /// Whether the segment at `index` stands for a parameter, so that `*` may match it.
@@ -173,6 +256,11 @@ impl Call<'_> {
             None => true,
         }
     }
+}
+
+/// A text that lives as long as the process.
+fn leaked(text: &str) -> &'static str {
+    text.to_owned().leak()
 }
 
 /// A table is a part of the binary, and the tests read each of them. To go on without one would leave every write

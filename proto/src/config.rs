@@ -4,7 +4,10 @@
 //! possible; whether its addresses are free and its directories writable shows when they are used.
 
 mod check;
+mod operation;
 mod overrides;
+
+pub use operation::{BodyForm, Cost, Operation};
 
 use std::fmt;
 use std::net::SocketAddr;
@@ -28,6 +31,9 @@ pub struct Config {
     /// What survives what.
     #[serde(default)]
     pub durability: Durability,
+    /// What currencies and units are worth.
+    #[serde(default)]
+    pub prices: Prices,
     /// The vendors, at least one.
     #[serde(default, rename = "vendor")]
     pub vendors: Vec<Vendor>,
@@ -208,6 +214,18 @@ pub enum Money {
     Off,
 }
 
+/// `[prices]`: what currencies and units are worth (docs/prices.md).
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, Default)]
+#[serde(deny_unknown_fields, default)]
+pub struct Prices {
+    /// What currencies are worth in USD. Absent: only USD has a worth.
+    pub rates_file: Option<PathBuf>,
+    /// Twilio's prices, in place of those that keybrake comes with.
+    pub twilio_file: Option<PathBuf>,
+    /// Resend's prices, in place of those that keybrake comes with.
+    pub resend_file: Option<PathBuf>,
+}
+
 /// `[[vendor]]`: an API that is paid.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -243,6 +261,23 @@ pub struct Vendor {
     /// Requests per second that all keys together send under the credential; absent: as many as come.
     #[serde(default)]
     pub quota_rps: Option<u32>,
+    /// The header that holds the credential. Absent: `Authorization`. Only for a vendor that keybrake does not know by
+    /// itself, as everything below.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub credential_header: Option<String>,
+    /// What stands before the credential. Absent: `Bearer` in `Authorization`, nothing in another header. With `Basic`
+    /// the credential is `user:password`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub credential_scheme: Option<String>,
+    /// Request headers that reach the vendor beside `Accept`, `Accept-Language`, `Content-Type` and `User-Agent`.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub request_headers: Vec<String>,
+    /// Whether a GET that is not listed is free. Else it is unpriced.
+    #[serde(default)]
+    pub free_reads: bool,
+    /// What it can do.
+    #[serde(default, rename = "operation", skip_serializing_if = "Vec::is_empty")]
+    pub operations: Vec<Operation>,
 }
 
 const fn default_timeout_s() -> u64 {
@@ -280,6 +315,28 @@ impl Origin {
 }
 
 impl Vendor {
+    /// A vendor of this name at `base_url`, with the defaults of the file.
+    pub fn new(name: impl Into<String>, base_url: impl Into<String>) -> Vendor {
+        Vendor {
+            name: name.into(),
+            base_url: base_url.into(),
+            credential_env: None,
+            credential_file: None,
+            ca_file: None,
+            allow_plain_http: false,
+            allow_private_address: false,
+            timeout_s: default_timeout_s(),
+            connect_timeout_s: default_connect_timeout_s(),
+            idle_connections_max: default_idle_connections_max(),
+            quota_rps: None,
+            credential_header: None,
+            credential_scheme: None,
+            request_headers: Vec::new(),
+            free_reads: false,
+            operations: Vec::new(),
+        }
+    }
+
     /// The origin of `base_url`, which [`Config::parse`] has checked.
     pub fn origin(&self) -> Result<Origin, ConfigError> {
         check::origin(&self.base_url).map_err(|problem| ConfigError::value("vendor.base_url", problem))
@@ -316,7 +373,7 @@ impl ConfigError {
         ConfigError::Syntax(lines.join(": "))
     }
 
-    fn value(key: impl Into<String>, problem: impl Into<String>) -> ConfigError {
+    pub(crate) fn value(key: impl Into<String>, problem: impl Into<String>) -> ConfigError {
         ConfigError::Value { key: key.into(), problem: problem.into() }
     }
 }

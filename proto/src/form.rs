@@ -188,6 +188,21 @@ pub fn count(form: &[u8], name: &str) -> Result<usize, FormError> {
     Ok(found)
 }
 
+/// Every short text under a name that may be repeated, decoded.
+///
+/// # Errors
+/// As [`read_text`], without [`FormError::Repeated`].
+pub fn read_each(form: &[u8], name: &str) -> Result<Vec<Text>, FormError> {
+    let mut found = Vec::new();
+    for pair in pairs(form) {
+        let pair = pair?;
+        if is_name(pair.key, name)? {
+            found.push(Text::decode(pair.value)?);
+        }
+    }
+    Ok(found)
+}
+
 /// Whether a form or query may hold a parameter `name`, in any spelling a lenient server accepts (A4).
 #[must_use]
 pub fn mentions(form: &[u8], name: &str) -> bool {

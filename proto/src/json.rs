@@ -6,11 +6,16 @@
 
 mod find;
 mod metadata;
+mod raw;
+
+pub use raw::{count_texts, count_texts_of_each, read_member};
 
 use std::borrow::Cow;
 use std::fmt;
 
-use serde::de::{DeserializeSeed, Deserializer, Error, IgnoredAny, MapAccess, SeqAccess, Visitor};
+use serde::de::{
+    Deserialize, DeserializeSeed, Deserializer, Error, IgnoredAny, MapAccess, SeqAccess, Visitor,
+};
 
 pub use find::{Found, find};
 pub use metadata::metadata;
@@ -50,6 +55,10 @@ pub enum JsonError {
     Disguised,
     /// More members than are looked at.
     TooMany,
+    /// Does not begin as an array where one is read, or has too many elements.
+    NotList,
+    /// Neither a text nor a list of texts where those are counted.
+    NotTexts,
 }
 
 impl fmt::Display for JsonError {
@@ -63,6 +72,10 @@ impl fmt::Display for JsonError {
                 "a member that is priced or ruled is spelled in another case; send its plain name"
             }
             JsonError::TooMany => "too many members; send a smaller object",
+            JsonError::NotList => "body is no JSON array of that length; send one of at most 100 objects",
+            JsonError::NotTexts => {
+                "a member that is counted is of another type; send a text or a list of texts"
+            }
         })
     }
 }
@@ -84,11 +97,24 @@ pub fn read_top_level<'a, const N: usize>(
     body: &'a [u8],
     names: [&str; N],
 ) -> Result<[Option<Scalar<'a>>; N], JsonError> {
+    read_object(judged(body)?, names)
+}
+
+/// The text of a body, whatever JSON it is.
+fn judged(body: &[u8]) -> Result<&str, JsonError> {
     // serde_json does not look into strings it ignores; all of the body must be one text for all its readers.
     let text = std::str::from_utf8(body).map_err(|_| JsonError::Syntax)?;
     judge_depth(body)?;
+    Ok(text)
+}
+
+/// The members `names` of the object that `text` is.
+fn read_object<'a, V: Deserialize<'a>, const N: usize>(
+    text: &'a str,
+    names: [&str; N],
+) -> Result<[Option<V>; N], JsonError> {
     // Looked at here, since under `arbitrary_precision` serde_json hands out some numbers as maps.
-    if body.trim_ascii_start().first() != Some(&b'{') {
+    if text.as_bytes().trim_ascii_start().first() != Some(&b'{') {
         return Err(JsonError::NotObject);
     }
     let mut members = Members { names, found: [const { None }; N], fault: None };
@@ -127,20 +153,20 @@ fn judge_depth(body: &[u8]) -> Result<(), JsonError> {
 }
 
 /// Collects the named members of the outer object.
-struct Members<'a, 'n, const N: usize> {
+struct Members<'n, V, const N: usize> {
     names: [&'n str; N],
-    found: [Option<Scalar<'a>>; N],
+    found: [Option<V>; N],
     fault: Option<JsonError>,
 }
 
-impl<const N: usize> Members<'_, '_, N> {
+impl<V, const N: usize> Members<'_, V, N> {
     fn refuse<T, E: Error>(&mut self, fault: JsonError) -> Result<T, E> {
         self.fault = Some(fault);
         Err(E::custom("refused"))
     }
 }
 
-impl<'a, const N: usize> Visitor<'a> for &mut Members<'a, '_, N> {
+impl<'a, V: Deserialize<'a>, const N: usize> Visitor<'a> for &mut Members<'_, V, N> {
     type Value = ();
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -151,7 +177,7 @@ impl<'a, const N: usize> Visitor<'a> for &mut Members<'a, '_, N> {
         while let Some(key) = map.next_key_seed(Name { names: &self.names })? {
             match key {
                 Key::Read(index) => {
-                    let value = map.next_value_seed(AnyScalar)?;
+                    let value = map.next_value()?;
                     let Some(slot) = self.found.get_mut(index) else { continue };
                     if slot.replace(value).is_some() {
                         return self.refuse(JsonError::Repeated);
@@ -205,11 +231,9 @@ impl Visitor<'_> for Name<'_> {
 /// Reads one value, whatever it is.
 struct AnyScalar;
 
-impl<'a> DeserializeSeed<'a> for AnyScalar {
-    type Value = Scalar<'a>;
-
-    fn deserialize<D: Deserializer<'a>>(self, deserializer: D) -> Result<Scalar<'a>, D::Error> {
-        deserializer.deserialize_any(self)
+impl<'de: 'a, 'a> Deserialize<'de> for Scalar<'a> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Scalar<'a>, D::Error> {
+        deserializer.deserialize_any(AnyScalar)
     }
 }
 

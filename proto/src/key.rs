@@ -61,6 +61,21 @@ pub fn in_authorization<'a>(value: &'a [u8], scratch: &'a mut Scratch) -> Option
     [user, password].into_iter().find(|half| is_well_formed(half))
 }
 
+/// The vault key in a header of a vendor's own, behind `scheme` and a blank where that is not empty.
+pub fn behind_scheme<'a>(value: &'a [u8], scheme: &str) -> Option<&'a [u8]> {
+    let key = match scheme.is_empty() {
+        true => value.trim_ascii(),
+        false => {
+            let (found, rest) = value.split_at_checked(value.iter().position(|byte| *byte == b' ')?)?;
+            if !found.eq_ignore_ascii_case(scheme.as_bytes()) {
+                return None;
+            }
+            rest.trim_ascii()
+        }
+    };
+    is_well_formed(key).then_some(key)
+}
+
 /// Makes the text of a new vault key from random bytes that `random` fills in.
 pub fn mint(random: impl FnMut(&mut [u8])) -> String {
     let digits = random_digits::<RANDOM_DIGITS>(random);
@@ -267,6 +282,25 @@ mod tests {
         assert_eq!(found(&basic("x".repeat(1000))), None);
         assert_eq!(found("Basic !!!"), None);
         assert_eq!(found(""), None);
+    }
+
+    #[test]
+    fn a_key_in_a_header_of_a_vendors_own_stands_behind_its_scheme_alone() {
+        let key = mint(counter());
+        let found = |value: &str, scheme: &str| behind_scheme(value.as_bytes(), scheme).map(<[u8]>::to_vec);
+        let expected = Some(key.clone().into_bytes());
+        assert_eq!(found(&key, ""), expected);
+        assert_eq!(found(&format!("Token {key}"), "Token"), expected);
+        assert_eq!(found(&format!("token {key}"), "Token"), expected);
+        for (value, scheme) in [
+            (key.clone(), "Token"),
+            (format!("Bearer {key}"), "Token"),
+            (format!("Token {key}"), ""),
+            (format!("{key}x"), ""),
+            (format!("{key}, {key}"), ""),
+        ] {
+            assert_eq!(found(&value, scheme), None, "{value}");
+        }
     }
 
     #[test]

@@ -228,7 +228,8 @@ pub(crate) fn is_ok(address: SocketAddr, path: &str) -> bool {
 }
 
 /// The bytes of a request: `head` is the request line without a version, and further field lines.
-pub(crate) fn request(head: &str, body: &[u8]) -> Vec<u8> {
+#[must_use]
+pub fn request(head: &str, body: &[u8]) -> Vec<u8> {
     let (line, fields) = head.split_once('\n').unwrap_or((head, ""));
     let mut text = format!("{} HTTP/1.1\r\nHost: keybrake.test\r\n", line.trim());
     for field in fields.lines().map(str::trim).filter(|field| !field.is_empty()) {

@@ -33,6 +33,7 @@ const SEGMENT_BYTES: u64 = 1024 * 1024;
 #[derive(Debug, Clone)]
 pub struct Setup {
     vendor: String,
+    vendor_name: String,
     workers: usize,
     proxy_lines: String,
     vendor_lines: String,
@@ -51,6 +52,7 @@ impl Setup {
         Setup {
             vendor_lines: vendor_lines.to_owned(),
             vendor,
+            vendor_name: "stripe".to_owned(),
             workers: 1,
             proxy_lines: String::new(),
             secret: Some(SECRET.to_owned()),
@@ -58,6 +60,12 @@ impl Setup {
             on_disk: false,
             torture: torture::Extras::default(),
         }
+    }
+
+    /// With another vendor than Stripe, whose credential in the environment is this one.
+    #[must_use]
+    pub fn of_vendor(self, name: &str, secret: &str) -> Setup {
+        Setup { vendor_name: name.to_owned(), ..self.secret(Some(secret)) }
     }
 
     /// With so many workers.
@@ -181,11 +189,11 @@ impl Keybrake {
     /// What stands in it.
     #[must_use]
     pub fn config_text(&self) -> String {
-        let Setup { vendor, workers, proxy_lines, vendor_lines, .. } = &self.setup;
+        let Setup { vendor, vendor_name, workers, proxy_lines, vendor_lines, .. } = &self.setup;
         format!(
             "[proxy]\nlisten = \"{}\"\nworkers = {workers}\n{proxy_lines}\n[admin]\nlisten = \"{}\"\n\n\
              [data]\ndir = \"{}\"\njournal_segment_bytes = {}\n{}\n\
-             [[vendor]]\nname = \"stripe\"\nbase_url = \"{vendor}\"\ncredential_env = \"{SECRET_VARIABLE}\"\n{vendor_lines}",
+             [[vendor]]\nname = \"{vendor_name}\"\nbase_url = \"{vendor}\"\ncredential_env = \"{SECRET_VARIABLE}\"\n{vendor_lines}",
             self.proxy(),
             self.admin_address(),
             self.data().display(),
@@ -328,6 +336,13 @@ impl Keybrake {
     #[must_use]
     pub fn committed_cents(&self, id: &str) -> u64 {
         self.key(id).committed_usd.as_u64() / 10_000
+    }
+
+    /// What a key has committed today and what of it is held or in doubt, in micro-USD.
+    #[must_use]
+    pub fn micros(&self, id: &str) -> (u64, u64) {
+        let key = self.key(id);
+        (key.committed_usd.as_u64(), key.held_usd.as_u64())
     }
 
     /// What of it is held or in doubt, in US cents.

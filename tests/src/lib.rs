@@ -31,7 +31,7 @@ mod wait;
 pub use certificates::{Certificate, Issuer};
 pub use control::{Control, key_id, read_reply};
 pub use fake_time::FakeTime;
-pub use http::{Client, Reply, call, form_post, get};
+pub use http::{Client, Reply, call, form_post, get, request};
 pub use keybrake::{ADMIN_TOKEN, Issued, Keybrake, SECRET, Setup};
 pub use port::Port;
 pub use process::{Process, binary, python};

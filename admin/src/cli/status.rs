@@ -125,6 +125,7 @@ pub(super) fn config(invocation: &Invocation<'_>, command: &ConfigCommand) -> Re
     let ConfigCommand::Check { file } = command;
     let path = file.as_deref().unwrap_or(invocation.config);
     let config = config::load(path)?;
+    config::load_prices(&config)?;
     if invocation.json {
         print_json(&json!({
             "ok": true,

@@ -5,7 +5,8 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use keybrake_proto::catalog::price::{self, Priced, QuoteError, Terms};
-use keybrake_proto::catalog::{Call, Catalog, Operation, Price};
+use keybrake_proto::catalog::wire::Slot;
+use keybrake_proto::catalog::{Call, Catalog, Operation, Price, UnlistedReads};
 use keybrake_proto::deny::{Deny, Restriction};
 use keybrake_proto::form;
 use keybrake_proto::http1::{BodyFraming, Method, encode};
@@ -42,6 +43,7 @@ pub(super) struct Target {
     epoch: Epoch,
     pool: usize,
     operation: Option<&'static Operation>,
+    unlisted_reads: UnlistedReads,
     method: Method,
     /// The canonical path is so many last bytes of the path that arrived.
     path_bytes: usize,
@@ -78,7 +80,8 @@ impl Target {
     }
 
     fn call(&self) -> Call<'_> {
-        Call { method: self.method, path: &[], operation: self.operation }
+        let Target { method, operation, unlisted_reads, .. } = *self;
+        Call { method, path: &[], operation, unlisted_reads }
     }
 }
 
@@ -111,13 +114,15 @@ pub(super) fn recognize(
         }
     };
     let is_own = vendor == record.policy.vendor.as_bytes();
-    let pool = shard.pools.iter().position(|pool| pool.vendor.config.name.as_bytes() == vendor);
-    let Some(pool) = pool.filter(|_| is_own) else { return Err(Deny::Vendor) };
-    let catalog = shard.pools.get(pool).map(|pool| pool.vendor.catalog).ok_or(Deny::Vendor)?;
+    let catalog = catalog_of(shard, vendor).filter(|_| is_own).ok_or(Deny::Vendor)?;
+    let label = catalog.label(path);
     let call = catalog.recognize(head.method(), path);
     trace.called(catalog, &call);
-    if head.is_get_with_body() {
-        return Err(Deny::Malformed { status: 400, problem: "a GET must not have a body".into() });
+    let label = label.map_err(|problem| Deny::Malformed { status: 400, problem: problem.into() })?;
+    let leads_to = |pool: &Pool| pool.vendor.config.name.as_bytes() == vendor && pool.vendor.label == label;
+    let pool = shard.pools.iter().position(leads_to).ok_or(Deny::Vendor)?;
+    if head.is_get_with_body() && !catalog.drops_empty_bodies {
+        return Err(get_with_body());
     }
     let refused_by = |(reason, by): (Deny, _)| {
         trace.refused_by(by);
@@ -125,8 +130,8 @@ pub(super) fn recognize(
     };
     let permit =
         judge_account(agent, catalog, &entry).and_then(|()| entry.permit(&call)).map_err(refused_by)?;
-    let (operation, method, path_bytes) = (call.operation, head.method(), path.len());
-    Ok((Target { entry, epoch, pool, operation, method, path_bytes }, permit))
+    let Call { method, operation, unlisted_reads, .. } = call;
+    Ok((Target { entry, epoch, pool, operation, unlisted_reads, method, path_bytes: path.len() }, permit))
 }
 
 /// Refuses a header that switches the account, unless every policy of the chain names that very account (rule A4). One
@@ -155,11 +160,32 @@ pub(super) fn keep_rate(target: &Target, trace: &Trace) -> Result<(), Deny> {
     })
 }
 
+/// The catalog of a configured vendor.
+fn catalog_of(shard: &Shard, vendor: &[u8]) -> Option<&'static Catalog> {
+    let pool = shard.pools.iter().find(|pool| pool.vendor.config.name.as_bytes() == vendor)?;
+    Some(pool.vendor.catalog)
+}
+
+fn get_with_body() -> Deny {
+    Deny::Malformed { status: 400, problem: "a GET must not have a body".into() }
+}
+
 /// The key in the vendor's credential slot; `None` for one that is unknown or malformed.
 fn find_key(shard: &Shard, agent: &Downstream) -> Option<Arc<KeyEntry>> {
+    let (head, input) = (agent.head(), agent.input());
     let mut scratch = [0; 512];
-    let authorization = agent.head().authorization(agent.input())?;
-    let text = key::in_authorization(authorization, &mut scratch)?;
+    let slot = match route(head.path(input)) {
+        Ok(Route::Vendor { mount, .. }) => catalog_of(shard, mount).map(|catalog| &catalog.slot),
+        Ok(Route::Bare { .. } | Route::Keys | Route::Live | Route::Ready) | Err(_) => None,
+    };
+    let text = match slot {
+        // Two of them would be two keys, or the vendor's choice of one.
+        Some(Slot::Header { name, .. }) if head.repeats(input, name) => None,
+        Some(Slot::Header { name, scheme }) => key::behind_scheme(head.field(input, name)?, scheme),
+        Some(Slot::Bearer | Slot::Basic | Slot::Twilio) | None => {
+            key::in_authorization(head.authorization(input)?, &mut scratch)
+        }
+    }?;
     let digest = shard.digester.digest(text);
     shard.registry.borrow().find(&digest).map(Arc::clone)
 }
@@ -175,7 +201,7 @@ pub(super) fn judge(
     let (head, input) = (agent.head(), agent.input());
     let call = Call { path: target.path(head.path(input)), ..target.call() };
     let query = head.query(input).unwrap_or_default();
-    let body = body(agent, call.path, catalog);
+    let body = body(agent, target.method, call.path, catalog);
     let parameters = Parameters { call: &call, query, body };
     target.entry.allow(|restrictions| restrictions.params.allow(&parameters)).map_err(|(reason, by)| {
         trace.refused_by(by);
@@ -213,7 +239,7 @@ fn price(
 ) -> Result<(), Deny> {
     let per_call_max = target.entry.max_usd_per_call();
     let (bound, today) = (target.entry.bound(), shard.today());
-    let terms = Terms { bound, per_call_max, rates: &shard.rates, today };
+    let terms = Terms { bound, per_call_max, book: &shard.book, today };
     let request = priced(agent, target);
     trace.quote = price::quote(target.price(), request, ground.known, &terms).map_err(unquoted)?;
     trace.held = trace.quote.amount;
@@ -226,14 +252,19 @@ fn price(
 }
 
 /// The body in the form that the vendor reads at this path.
-fn body<'a>(agent: &'a Downstream, path: &[u8], catalog: &Catalog) -> Body<'a> {
+fn body<'a>(agent: &'a Downstream, method: Method, path: &[u8], catalog: &Catalog) -> Body<'a> {
     let content_type = agent.head().content_type(agent.input());
     let is_of = |kind: fn(&[u8]) -> bool| content_type.is_some_and(kind);
-    match path.starts_with(catalog.form_paths.as_bytes()) {
-        _ if agent.body().is_empty() => Body::Form(b""),
-        true if is_of(price::is_form) => Body::Form(agent.body()),
-        false if is_of(json::is_json) => Body::Json(agent.body()),
-        true | false => Body::Other,
+    let may_be = catalog.bodies.of(path);
+    // That of a GET is not sent (rule H3).
+    if agent.body().is_empty() || method == Method::Get {
+        Body::Form(b"")
+    } else if may_be.form && is_of(price::is_form) {
+        Body::Form(agent.body())
+    } else if may_be.json && is_of(json::is_json) {
+        Body::Json(agent.body())
+    } else {
+        Body::Other
     }
 }
 
@@ -331,17 +362,25 @@ fn judge_form(agent: &Downstream, target: &Target, catalog: &Catalog) -> Result<
     if agent.body().is_empty() {
         return Ok(());
     }
+    if target.method == Method::Get {
+        // Only where the catalog says so does one come this far, and it is not sent (rule H3).
+        return if agent.body().trim_ascii() == b"{}" { Ok(()) } else { Err(get_with_body()) };
+    }
     let refuse = |problem: &'static str| Err(Deny::Malformed { status: 415, problem: problem.into() });
     if head.content_encoding(input).is_some() {
         return refuse("send the body without Content-Encoding");
     }
     let is_form = head.content_type(input).is_some_and(price::is_form);
-    if target.path(head.path(input)).starts_with(catalog.form_paths.as_bytes()) {
-        return if is_form {
-            refuse_parameters(catalog, agent.body())
-        } else {
-            refuse("send the parameters as application/x-www-form-urlencoded")
-        };
+    let may_be = catalog.bodies.of(target.path(head.path(input)));
+    if may_be.form && is_form {
+        return refuse_parameters(catalog, agent.body());
+    }
+    if !may_be.json {
+        return refuse("send the parameters as application/x-www-form-urlencoded");
+    }
+    // A list has no members.
+    if agent.body().trim_ascii_start().starts_with(b"[") {
+        return Ok(());
     }
     let names = |name: &&&str| !matches!(json::read_top_level(agent.body(), [**name]), Ok([None]));
     match catalog.refused_parameters.iter().find(names) {
@@ -366,8 +405,10 @@ pub(super) fn unquoted(error: QuoteError) -> Deny {
         QuoteError::Malformed(problem) => Deny::Malformed { status: 400, problem },
         QuoteError::MediaType => Deny::Malformed {
             status: 415,
-            problem: "send the parameters as application/x-www-form-urlencoded, without Content-Encoding"
-                .into(),
+            problem:
+                "send the parameters as the Content-Type that the vendor documents for this call, without \
+                      Content-Encoding"
+                    .into(),
         },
     }
 }
@@ -375,6 +416,10 @@ pub(super) fn unquoted(error: QuoteError) -> Deny {
 /// Whose answer a reply is: the vendor says when it is a stored one.
 pub(super) fn answer(reply: &Reply, catalog: &Catalog) -> Answer {
     let (head, input) = reply.head();
+    if catalog.replayed_field.is_empty() {
+        // It does not say, and promises to carry a request out once: whichever answer comes first is paid for.
+        return Answer::Replayed;
+    }
     match head.field(input, catalog.replayed_field) {
         Some(value) if value.trim_ascii().eq_ignore_ascii_case(b"true") => Answer::Replayed,
         Some(_) | None => Answer::Own,
@@ -391,10 +436,17 @@ pub(super) async fn forward(
 ) -> Result<Reply, Fault> {
     let (head, input) = (agent.head(), agent.input());
     let pool = target.pool(shard);
-    let path = target.path(head.path(input));
-    let catalog = pool.vendor.catalog;
+    let canonical = target.path(head.path(input));
+    // The one place where what is sent is not what arrived: the account is the credential's, and a label is in the name
+    // of its host.
+    let vendor = &pool.vendor;
+    let replaced =
+        vendor.account.as_deref().and_then(|account| vendor.catalog.with_account(canonical, account));
+    let label = vendor.label.filter(|_| vendor.drops_label);
+    let unlabeled = label.and_then(|label| canonical.strip_prefix(b"/")?.strip_prefix(label.as_bytes()));
+    let path = replaced.as_deref().or(unlabeled).unwrap_or(canonical);
     // An account that the policy does not name was refused when the request was recognized.
-    let allowed = catalog.request_fields.iter().chain(catalog.account_fields);
+    let allowed = vendor.catalog.request_fields.iter().chain(vendor.catalog.account_fields);
     let is_allowed = |name: &[u8]| allowed.clone().any(|field| field.as_bytes().eq_ignore_ascii_case(name));
     let idempotency_key = head.idempotency_key(input).map(|key| namespaced(&target.entry, key));
     let mut fields: Vec<(&[u8], &[u8])> = Vec::with_capacity(16);
@@ -404,7 +456,8 @@ pub(super) async fn forward(
         }
     }
     fields.extend(idempotency_key.as_deref().map(|key| (&b"Idempotency-Key"[..], key)));
-    let has_body = head.framing() != BodyFraming::None
+    let is_dropped = target.method == Method::Get && vendor.catalog.drops_empty_bodies;
+    let has_body = (head.framing() != BodyFraming::None && !is_dropped)
         || matches!(target.method, Method::Post | Method::Put | Method::Patch);
     let outgoing = Outgoing {
         line: encode::RequestLine { method: target.method, path, query: head.query(input) },

@@ -306,7 +306,7 @@ pub(super) fn quote(
     let Some((total, currency)) = total(rule, stated, known, terms.bound)? else {
         return Ok(Quote { amount_minor: stated.amount, currency: stated.currency, ..Quote::default() });
     };
-    let rate = match (terms.rates.of(currency, terms.today), terms.bound) {
+    let rate = match (terms.book.rates.of(currency, terms.today), terms.bound) {
         (Ok(rate), _) => rate,
         (Err(no_rate), Bound::Capped) => return Err(QuoteError::Currency(no_rate)),
         (Err(_), Bound::Uncapped) => {
@@ -318,7 +318,7 @@ pub(super) fn quote(
     let due = total.saturating_sub(counted);
     let amount = rate.held(due).ok_or_else(|| QuoteError::Malformed("the amount is too large".into()))?;
     let basis = Some(Basis { rate, currency, total, counted });
-    Ok(Quote { amount, amount_minor: Some(due), currency: Some(currency), basis })
+    Ok(Quote { amount, amount_minor: Some(due), currency: Some(currency), basis, ..Quote::default() })
 }
 
 /// The amount that is asked for, or the object's total, and its currency; `None` where nothing bounds it and nothing
@@ -441,6 +441,11 @@ fn end_of_success(
 }
 
 impl Basis {
+    /// Of an amount that nothing else is set against.
+    pub(super) fn of(rate: Rate, currency: Currency, total: u64) -> Basis {
+        Basis { rate, currency, total, counted: 0 }
+    }
+
     /// What a call that goes as it was asked for costs.
     pub(super) fn expected(&self) -> Micros {
         self.rate.worth(self.total.saturating_sub(self.counted)).unwrap_or(Micros::MAX)

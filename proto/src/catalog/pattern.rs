@@ -33,7 +33,7 @@ fn segment(text: &'static str) -> Segment {
 
 /// Whether `pattern` is `/` and segments of the characters that paths have (rule A1), where a parameter may stand for
 /// the beginning of a segment.
-pub(super) fn is_valid(pattern: &str) -> bool {
+pub(crate) fn is_valid(pattern: &str) -> bool {
     pattern.strip_prefix('/').is_some_and(|pattern| pattern.split('/').all(is_valid_segment))
 }
 

@@ -6,11 +6,15 @@ use std::borrow::Cow;
 
 use super::Price;
 use super::amount::{self, Acting, Basis, Counted, Known, Remembered};
-use super::currency::{Currency, NoRate, Rates};
+use super::book::PriceBook;
+use super::configured;
+use super::currency::Currency;
+use super::tariff::{self, Table, Tell, resend};
 use crate::form;
 use crate::money::Micros;
 use crate::time::Day;
 
+pub use super::currency::NoRate;
 pub use super::read::is_form;
 
 /// The parts of a request that a price is read from.
@@ -33,8 +37,8 @@ pub struct Terms<'a> {
     pub bound: Bound,
     /// The most a call may cost, where the key says so: what nothing else bounds is held at it.
     pub per_call_max: Option<Micros>,
-    /// What other currencies are worth.
-    pub rates: &'a Rates,
+    /// What currencies and units are worth.
+    pub book: &'a PriceBook,
     /// The UTC day.
     pub today: Day,
 }
@@ -50,6 +54,8 @@ pub struct Quote {
     pub currency: Option<Currency>,
     /// What it was made of.
     pub basis: Option<Basis>,
+    /// What it was made of, where a reply may say that only a part was carried out.
+    pub batch: Option<resend::Batch>,
 }
 
 impl Quote {
@@ -88,7 +94,9 @@ pub enum Bound {
 pub fn acts_on(price: Price, request: Priced<'_>) -> Result<Option<Acting>, QuoteError> {
     match price {
         Price::Amount(rule) => amount::acts_on(rule, request),
-        Price::Free | Price::FreeWithout(_) | Price::Unpriced(_) => Ok(None),
+        Price::Free | Price::FreeWithout(_) | Price::Table(_) | Price::Configured(_) | Price::Unpriced(_) => {
+            Ok(None)
+        }
     }
 }
 
@@ -105,7 +113,10 @@ pub fn must_look_up(
     match (price, bound) {
         (Price::Amount(rule), Bound::Capped) => amount::must_look_up(rule, request, counted),
         (Price::Amount(_), Bound::Uncapped)
-        | (Price::Free | Price::FreeWithout(_) | Price::Unpriced(_), _) => Ok(false),
+        | (
+            Price::Free | Price::FreeWithout(_) | Price::Table(_) | Price::Configured(_) | Price::Unpriced(_),
+            _,
+        ) => Ok(false),
     }
 }
 
@@ -119,33 +130,55 @@ pub fn quote(
     known: Known,
     terms: &Terms<'_>,
 ) -> Result<Quote, QuoteError> {
-    match (price, terms.bound) {
+    quote_told(price, request, known, terms, &mut |_| {})
+}
+
+/// [`quote`], telling how it is made.
+pub(super) fn quote_told(
+    price: Price,
+    request: Priced<'_>,
+    known: Known,
+    terms: &Terms<'_>,
+    tell: Tell<'_>,
+) -> Result<Quote, QuoteError> {
+    let quoted = match (price, terms.bound) {
         (Price::Free, _) | (Price::Unpriced(_) | Price::FreeWithout(_), Bound::Uncapped) => {
-            Ok(Quote::default())
+            return Ok(Quote::default());
         }
-        (Price::FreeWithout(names), Bound::Capped) => free_without(names, request, terms),
-        (Price::Unpriced(why), Bound::Capped) => unpriced(why, terms),
+        (Price::FreeWithout(names), Bound::Capped) => free_without(names, request),
+        (Price::Unpriced(why), Bound::Capped) => Err(QuoteError::Unpriced(why)),
         // What is left of an object has a price, and the vendor knows it: no bound of the key makes it smaller.
-        (Price::Amount(rule), _) => amount::quote(rule, request, known, terms),
+        (Price::Amount(rule), _) => return amount::quote(rule, request, known, terms),
+        (Price::Table(table), _) => tariff::quote(table, request, terms.book, tell),
+        (Price::Configured(cost), _) => configured::quote(cost, request, terms, tell),
+    };
+    match (quoted, terms.bound) {
+        (Err(QuoteError::Unpriced(why)), Bound::Capped) => unpriced(why, terms, tell),
+        // Nothing is capped, so nothing has to be known.
+        (Err(QuoteError::Unpriced(_)), Bound::Uncapped) => Ok(Quote::default()),
+        (quoted, _) => quoted,
     }
 }
 
 /// What nothing bounds is held at the most that a call may cost, where the key says that.
-fn unpriced(why: &'static str, terms: &Terms<'_>) -> Result<Quote, QuoteError> {
+fn unpriced(why: &'static str, terms: &Terms<'_>, tell: Tell<'_>) -> Result<Quote, QuoteError> {
     match terms.per_call_max {
-        Some(amount) => Ok(Quote { amount, ..Quote::default() }),
+        Some(amount) => {
+            tell(format_args!("{why}, so the key's max_usd_per_call is held"));
+            Ok(Quote { amount, ..Quote::default() })
+        }
         None => Err(QuoteError::Unpriced(why)),
     }
 }
 
-fn free_without(names: &[&str], request: Priced<'_>, terms: &Terms<'_>) -> Result<Quote, QuoteError> {
+fn free_without(names: &[&str], request: Priced<'_>) -> Result<Quote, QuoteError> {
     // A body in another form than the one that is read may say anything.
     if !request.body.is_empty() && !request.content_type.is_some_and(is_form) {
         return Err(QuoteError::MediaType);
     }
     let query = request.query.unwrap_or_default();
     if names.iter().any(|name| form::mentions(request.body, name) || form::mentions(query, name)) {
-        return unpriced("a parameter of it gives credit, a discount or a subscription", terms);
+        return Err(QuoteError::Unpriced("a parameter of it gives credit, a discount or a subscription"));
     }
     Ok(Quote::default())
 }
@@ -175,7 +208,33 @@ pub fn end(
 ) -> (End, Option<Remembered>) {
     match price {
         Price::Amount(rule) => amount::end(rule, quote, acting, status, body),
-        Price::Free | Price::FreeWithout(_) | Price::Unpriced(_) => (end_by_status(quote, status), None),
+        Price::Table(_) | Price::Configured(_) | Price::Free | Price::FreeWithout(_) | Price::Unpriced(_) => {
+            match (quote.batch, status) {
+                (Some(batch), 200..=299) => (resend::end_of_batch(quote, batch, body), None),
+                _ => (end_by_status(quote, status), None),
+            }
+        }
+    }
+}
+
+impl Price {
+    /// Whether a reply's body says what its call cost.
+    pub fn reads_reply(self) -> bool {
+        match self {
+            Price::Amount(_) | Price::Table(Table::Batch) => true,
+            Price::Table(
+                Table::Message
+                | Table::Call
+                | Table::Number
+                | Table::Lookup
+                | Table::Verification
+                | Table::Email,
+            )
+            | Price::Configured(_)
+            | Price::Free
+            | Price::FreeWithout(_)
+            | Price::Unpriced(_) => false,
+        }
     }
 }
 
@@ -183,7 +242,8 @@ pub fn end(
 fn end_by_status(quote: &Quote, status: u16) -> End {
     match status {
         _ if quote.amount == Micros::ZERO => End::Settle(Micros::ZERO),
-        200..=299 => End::Settle(quote.amount),
+        // Less the spread of a currency.
+        200..=299 => End::Settle(quote.expected()),
         408 | 409 | 425 => End::InDoubt,
         400..=499 => End::Release,
         _ => End::InDoubt,

@@ -5,7 +5,8 @@ mod rules;
 use self::rules::{CUSTOMER, CUSTOMER_CHANGE};
 use super::table::{self, TableError};
 use super::tree::Tree;
-use super::{Catalog, Idempotency, Operation, Price};
+use super::wire::{Bodies, Slot};
+use super::{Catalog, Idempotency, Operation, Price, UnlistedReads};
 use crate::http1::Method;
 
 /// What a class costs, as docs/catalog.md says.
@@ -56,7 +57,11 @@ pub(super) fn catalog() -> Result<Catalog, TableError> {
         request_fields: REQUEST_FIELDS,
         account_fields: &["stripe-account", "stripe-context"],
         refused_parameters: &["_method", "_stripe_account", "_stripe_context", "_stripe_version", "key"],
-        form_paths: "/v1/",
+        bodies: Bodies::FormsBelow("/v1/"),
+        slot: Slot::Bearer,
+        labels: &[],
+        unlisted_reads: UnlistedReads::Free,
+        drops_empty_bodies: false,
         request_id_field: "request-id",
         replayed_field: "idempotent-replayed",
         operations,

@@ -2,7 +2,7 @@
 
 use std::net::IpAddr;
 
-use super::{Config, ConfigError, Origin, Vendor};
+use super::{Config, ConfigError, Origin, Vendor, operation};
 use crate::catalog::Catalog;
 use crate::policy::Rate;
 
@@ -83,9 +83,9 @@ pub(super) fn check(config: &Config) -> Result<(), ConfigError> {
 fn vendor(vendor: &Vendor, key: &str) -> Result<(), ConfigError> {
     let refuse = |field: &str, problem: &str| Err(ConfigError::value(format!("{key}.{field}"), problem));
     if Catalog::of(&vendor.name).is_none() {
-        let problem =
-            format!("`{}` is not in this version's catalog, which knows: {}", vendor.name, Catalog::KNOWN);
-        return refuse("name", &problem);
+        operation::check(vendor, key)?;
+    } else if let Some(field) = operation::field_of_others(vendor) {
+        return refuse(field, "is for vendors that keybrake does not know by itself; leave it out");
     }
     let origin = match origin(&vendor.base_url) {
         Ok(origin) => origin,

@@ -241,7 +241,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::catalog::{Catalog, Idempotency, Operation, Price};
+    use crate::catalog::{Catalog, Idempotency, Operation, Price, UnlistedReads};
 
     fn allows(rule: &str, request: &str) -> bool {
         let (method, path) = request.split_once(' ').unwrap();
@@ -291,7 +291,12 @@ mod tests {
             idempotency: Idempotency::None,
             escalates: false,
         };
-        let call = Call { method: Method::Get, path: b"/A/AC1/Messages.json", operation: Some(&MESSAGES) };
+        let call = Call {
+            method: Method::Get,
+            path: b"/A/AC1/Messages.json",
+            operation: Some(&MESSAGES),
+            unlisted_reads: UnlistedReads::Free,
+        };
         for (rule, expected) in [
             ("GET /A/*/*.json", false),
             ("GET /A/*/*", false),

@@ -199,6 +199,12 @@ pub(super) fn rules(texts: &[String], vendor: &str) -> Result<Vec<Rule>, SpecErr
                 "leave the vendor's name out: rules are the vendor's own paths, such as /v1/charges";
             return refuse(format!("allowed_endpoints[{at}]"), problem);
         }
+        // The account is the credential's, whatever an agent or a rule names.
+        let account = text.split_once("/2010-04-01/Accounts/").map(|(_, rest)| rest);
+        if vendor == "twilio" && account.is_some_and(|rest| !rest.starts_with('*')) {
+            let problem = "write `*` for the account: calls act on the credential's";
+            return refuse(format!("allowed_endpoints[{at}]"), problem);
+        }
         text.parse().or_else(|error| refuse(format!("allowed_endpoints[{at}]"), error))
     };
     texts.iter().enumerate().map(parse).collect()
@@ -331,6 +337,24 @@ mod tests {
         check(&with(r#", "max_usd_per_call": -1"#), Err("is not an amount of USD"));
         check(&with(r#", "params": [{"name": "a"}]"#), Err("params: a: says nothing about its value"));
         check(&with(r#", "stripe_accounts": ["acct 1"]"#), Err("stripe_accounts: write each account"));
+    }
+
+    #[test]
+    fn a_rule_for_twilio_names_no_account() {
+        let policy = |rule: &str| {
+            let body = format!(r#"{{"vendor": "twilio", "allowed_endpoints": ["{rule}"]}}"#);
+            let spec: KeySpec = serde_json::from_str(&body).unwrap();
+            spec.policy(&["twilio".to_owned()], NOW).map_err(|error| error.to_string())
+        };
+        for rule in [
+            "POST /2010-04-01/Accounts/*/Messages.json",
+            "GET /2010-04-01/**",
+            "GET /2010-04-01/Accounts/*.json",
+        ] {
+            assert!(policy(rule).is_ok(), "{rule}");
+        }
+        let error = policy("POST /2010-04-01/Accounts/AC1/Messages.json").unwrap_err();
+        assert!(error.contains("allowed_endpoints[0]: write `*` for the account"), "{error}");
     }
 
     #[test]

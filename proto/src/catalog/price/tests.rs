@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::catalog::Catalog;
+use crate::catalog::currency::Rates;
 use crate::http1::Method;
 
 fn price(path: &str) -> Price {
@@ -28,10 +29,10 @@ fn priced(body: &str) -> Priced<'_> {
 
 /// The quote of a POST to `path` of which nothing else is known.
 fn quoted(path: &str, request: Priced<'_>, bound: Bound) -> Result<Quote, QuoteError> {
-    let rates = Rates::parse(RATES).unwrap();
+    let book = PriceBook { rates: Rates::parse(RATES).unwrap(), ..PriceBook::shipped() };
     let today = Day::parse("2026-11-21").unwrap();
     let request = Priced { path: path.as_bytes(), ..request };
-    quote(price(path), request, Known::default(), &Terms { bound, per_call_max: None, rates: &rates, today })
+    quote(price(path), request, Known::default(), &Terms { bound, per_call_max: None, book: &book, today })
 }
 
 /// The quote in cents of a POST to `path`, under a cap.

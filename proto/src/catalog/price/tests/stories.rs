@@ -16,9 +16,9 @@ type Call = (&'static str, &'static str, LookUp, Reply, u64, &'static str);
 
 /// Plays calls of one vault key under a cap, one after the other.
 fn check(story: &[Call]) {
-    let rates = Rates::parse(RATES).unwrap();
+    let book = PriceBook { rates: Rates::parse(RATES).unwrap(), ..PriceBook::shipped() };
     let today = Day::parse("2026-11-21").unwrap();
-    let terms = Terms { bound: Bound::Capped, per_call_max: None, rates: &rates, today };
+    let terms = Terms { bound: Bound::Capped, per_call_max: None, book: &book, today };
     let mut counted: HashMap<ObjectId, Counted> = HashMap::new();
     for (path, body, look_up, (status, reply), held, charged) in story {
         let request = Priced { path: path.as_bytes(), ..priced(body) };
