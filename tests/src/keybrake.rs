@@ -32,6 +32,7 @@ const SEGMENT_BYTES: u64 = 1024 * 1024;
 /// What a test wants of a keybrake.
 #[derive(Debug, Clone)]
 pub struct Setup {
+    name: String,
     vendor: String,
     workers: usize,
     proxy_lines: String,
@@ -49,6 +50,7 @@ impl Setup {
         let vendor = vendor.into();
         let vendor_lines = if vendor.starts_with("http:") { "allow_plain_http = true\n" } else { "" };
         Setup {
+            name: "stripe".to_owned(),
             vendor_lines: vendor_lines.to_owned(),
             vendor,
             workers: 1,
@@ -58,6 +60,12 @@ impl Setup {
             on_disk: false,
             torture: torture::Extras::default(),
         }
+    }
+
+    /// With another vendor than Stripe.
+    #[must_use]
+    pub fn vendor_name(self, name: &str) -> Setup {
+        Setup { name: name.to_owned(), ..self }
     }
 
     /// With so many workers.
@@ -181,11 +189,11 @@ impl Keybrake {
     /// What stands in it.
     #[must_use]
     pub fn config_text(&self) -> String {
-        let Setup { vendor, workers, proxy_lines, vendor_lines, .. } = &self.setup;
+        let Setup { name, vendor, workers, proxy_lines, vendor_lines, .. } = &self.setup;
         format!(
             "[proxy]\nlisten = \"{}\"\nworkers = {workers}\n{proxy_lines}\n[admin]\nlisten = \"{}\"\n\n\
              [data]\ndir = \"{}\"\njournal_segment_bytes = {}\n{}\n\
-             [[vendor]]\nname = \"stripe\"\nbase_url = \"{vendor}\"\ncredential_env = \"{SECRET_VARIABLE}\"\n{vendor_lines}",
+             [[vendor]]\nname = \"{name}\"\nbase_url = \"{vendor}\"\ncredential_env = \"{SECRET_VARIABLE}\"\n{vendor_lines}",
             self.proxy(),
             self.admin_address(),
             self.data().display(),

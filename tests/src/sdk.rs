@@ -6,6 +6,7 @@ use std::process::{Command, Stdio};
 
 use serde_json::Value;
 
+use crate::port::Port;
 use crate::process::{Process, accepts, cache, python};
 
 /// One of the official SDKs, by its place in the cache directory.
@@ -140,6 +141,8 @@ pub fn node_module(list: &str, path: &str) -> PathBuf {
 pub struct Guest {
     _process: Process,
     address: SocketAddr,
+    /// For one that cannot choose its port itself.
+    _port: Option<Port>,
 }
 
 impl Guest {
@@ -163,17 +166,53 @@ impl Guest {
         Guest::start("stripe-mock", dir, &mut command)
     }
 
+    /// Prism, which answers by Twilio's own OpenAPI document of api.twilio.com: it wants Basic credentials and the
+    /// required fields, remembers nothing, and answers with the document's examples.
+    #[must_use]
+    pub fn twilio(dir: &Path) -> Guest {
+        let documents = cache().join("twilio-openapi");
+        assert!(documents.join("stamp").exists(), "{} is missing", documents.display());
+        let document = documents.join("package/src/services/twilio-api/twilio_api_v2010.json");
+        let mut command = Command::new(node());
+        command
+            .arg(node_module("prism", "@stoplight/prism-cli/dist/index.js"))
+            .args(["mock", "--host", "127.0.0.1", "--port", "0"])
+            .arg(document);
+        Guest::start("prism", dir, &mut command)
+    }
+
+    /// resend-local: mails one by one and in batches, in a file. Any key that begins with `re_` opens it.
+    ///
+    /// # Panics
+    /// When its file cannot be copied.
+    #[must_use]
+    pub fn resend_local(dir: &Path) -> Guest {
+        let app = node_module("resend-local", "resend-local/dist/app");
+        // It wants a file with its tables.
+        let file = dir.join("resend-local.sqlite");
+        std::fs::copy(app.join("resend-local.sqlite"), &file).unwrap();
+        let port = Port::reserve();
+        let mut command = Command::new(node());
+        command
+            .arg(app.join("server.js"))
+            .env("HOSTNAME", "127.0.0.1")
+            .env("PORT", port.address().port().to_string())
+            .env("DATABASE_URL", format!("file:{}", file.display()));
+        Guest { _port: Some(port), ..Guest::start("resend-local", dir, &mut command) }
+    }
+
     fn start(name: &str, dir: &Path, command: &mut Command) -> Guest {
         let mut process = Process::start(name, dir, command.env("PYTHONDONTWRITEBYTECODE", "1"));
         let address = process.wait_until("listening", |process| {
             let stdout = process.stdout();
             // Programs of ours print the address alone, others in a sentence.
-            let word = stdout
-                .split_whitespace()
-                .find_map(|word| word.trim_start_matches("http://").parse::<SocketAddr>().ok())?;
-            accepts(word).then_some(word)
+            let address = stdout.split_whitespace().find_map(|word| {
+                let authority = word.trim_start_matches("http://").split('/').next()?;
+                authority.parse::<SocketAddr>().ok()
+            })?;
+            accepts(address).then_some(address)
         });
-        Guest { _process: process, address }
+        Guest { _process: process, address, _port: None }
     }
 
     /// Where it listens.
