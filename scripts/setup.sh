@@ -96,8 +96,8 @@ if [ "$mode" = build ] || [ "$mode" = torture ]; then exit 0; fi
 
 components=()
 if [ "$mode" != frameworks ]; then
-cargo fmt --version >/dev/null 2>&1 || components+=(rustfmt)
-cargo clippy --version >/dev/null 2>&1 || components+=(clippy)
+    cargo fmt --version >/dev/null 2>&1 || components+=(rustfmt)
+    cargo clippy --version >/dev/null 2>&1 || components+=(clippy)
 fi
 if [ "${#components[@]}" -gt 0 ]; then
     has rustup || die "missing parts of the Rust toolchain: ${components[*]}"
@@ -182,7 +182,6 @@ if [ "$mode" = frameworks ]; then
     # One each: they want different versions of the same packages.
     together 'venv crewai crewai' 'venv langgraph langgraph.prebuilt'
     together 'venv autogen autogen' 'venv agno agno.agent'
-    venv stripe-new stripe
     exit 0
 fi
 # Node and npm come as a Python package too, for distributions whose own is older.
