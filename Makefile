@@ -23,7 +23,7 @@ release: rocksdb ## build the binaries, optimized
 test: setup-test rocksdb ## check format and lints, run all tests over io_uring and epoll
 	@scripts/test.sh
 
-test-frameworks: setup-frameworks rocksdb ## run the examples for CrewAI, LangGraph, AutoGen, Agno; installs 2 GB
+test-frameworks: setup-frameworks rocksdb ## run the examples for CrewAI, LangGraph, AutoGen, Agno; installs 1.6 GB
 	@scripts/test.sh frameworks
 
 lint: setup-lint rocksdb ## check format, lints and, with cargo-deny, the dependencies

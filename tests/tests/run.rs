@@ -284,6 +284,19 @@ fn exit_status_and_signals_are_the_programs() {
 }
 
 #[test]
+fn what_the_caller_ignores_stays_ignored() {
+    let keybrake = Setup::new("http://127.0.0.1:9").prepare();
+    let file = key_file(&keybrake, "key", &format!("stripe={}", a_key()));
+    let code = "import signal; print(signal.getsignal(signal.SIGHUP) == signal.SIG_IGN)";
+    let run = run_command(&keybrake, &["--key-file", &file], &words(&python_words(code)));
+    let mut shell = Command::new("sh");
+    shell.args(["-c", "trap '' HUP; exec \"$@\"", "sh"]).arg(run.get_program()).args(run.get_args());
+    shell.env("KEYBRAKE_CONFIG", keybrake.config());
+    let output = shell.current_dir(keybrake.dir()).stdin(Stdio::null()).output().unwrap();
+    assert_eq!(text(&output.stdout).trim(), "True", "{output:?}");
+}
+
+#[test]
 fn ctrl_c_reaches_the_program_once() {
     let keybrake = Setup::new("http://127.0.0.1:9").prepare();
     let file = key_file(&keybrake, "key", &format!("stripe={}", a_key()));
