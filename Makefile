@@ -1,7 +1,7 @@
 # Every command of this project; CI runs the same ones.
 .DEFAULT_GOAL := help
-.PHONY: help run build release test lint fmt bench torture clean setup-build setup-lint setup-test setup-torture \
-	rocksdb
+.PHONY: help run build release test test-frameworks lint fmt bench torture clean setup-build setup-lint setup-test \
+	setup-frameworks setup-torture rocksdb
 # The steps of a target need each other in order; cargo is the one that works in parallel.
 .NOTPARALLEL:
 
@@ -9,7 +9,7 @@ CARGO := cargo
 BINARIES := -p keybrake-dataplane -p keybrake-admin -p keybrake-loadtest
 
 help: ## list these targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-15s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 run: release ## build everything and start keybrake on this machine
 	@exec scripts/run.sh
@@ -22,6 +22,9 @@ release: rocksdb ## build the binaries, optimized
 
 test: setup-test rocksdb ## check format and lints, run all tests over io_uring and epoll
 	@scripts/test.sh
+
+test-frameworks: setup-frameworks rocksdb ## run the examples for CrewAI, LangGraph, AutoGen, Agno; installs 1.6 GB
+	@scripts/test.sh frameworks
 
 lint: setup-lint rocksdb ## check format, lints and, with cargo-deny, the dependencies
 	$(CARGO) fmt --check
@@ -52,6 +55,9 @@ setup-lint:
 
 setup-test:
 	@scripts/setup.sh test
+
+setup-frameworks:
+	@scripts/setup.sh frameworks
 
 setup-torture:
 	@scripts/setup.sh torture

@@ -2,6 +2,9 @@
 # Runs every check of `make test`, cheapest first, and stops at the first that fails, so that the
 # last lines are always those of the test runner that decided. Needs scripts/setup.sh test and
 # scripts/rocksdb.sh.
+#
+#   scripts/test.sh             every check
+#   scripts/test.sh frameworks  the examples for agent frameworks alone; needs scripts/setup.sh frameworks
 set -euo pipefail
 
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
@@ -10,6 +13,13 @@ export KEYBRAKE_CACHE=${KEYBRAKE_CACHE:-${XDG_CACHE_HOME:-$HOME/.cache}/keybrake
 case $KEYBRAKE_CACHE in /*) ;; *) KEYBRAKE_CACHE=$PWD/$KEYBRAKE_CACHE ;; esac
 
 step() { printf '\n== %s\n' "$*"; }
+
+if [ "${1:-}" = frameworks ]; then
+    step 'build'
+    cargo build --locked --workspace --bins
+    step 'agent frameworks'
+    exec cargo test --locked -p keybrake-tests --features frameworks --test frameworks
+fi
 
 # Says why this machine has no io_uring, or nothing if it has. It asks the kernel for a ring of the
 # size the workers use, since a sysctl, seccomp and the memory lock limit can each forbid it.

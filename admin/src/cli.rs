@@ -8,6 +8,7 @@ mod drill;
 mod key;
 mod price;
 mod revoke;
+mod run;
 mod status;
 mod table;
 
@@ -112,6 +113,23 @@ enum Command {
                             system clock is where it should be."
     )]
     Clock(clock::ClockArguments),
+    /// Run a program whose SDKs use vault keys, without a change in it.
+    #[command(
+        after_help = "Examples:\n  keybrake run --key-file agent.key -- python agent.py\n  keybrake run --key-file \
+                            stripe=billing.key --key-file twilio=sms.key -- node agent.mjs\n  keybrake run --issue \
+                            policy.json -- python agent.py\n\nThe official SDKs of Stripe, Twilio and Resend for Python \
+                            and Node reach the proxy: by variables, and by start-up shims in PYTHONPATH and \
+                            NODE_OPTIONS.\nOther users of this machine see a key on the command line; in a file, on \
+                            standard input or in KEYBRAKE_VAULT_KEY they do not.\nSignals go to the program. The exit \
+                            status is the program's; 127 where it is not found, 126 where it cannot be started."
+    )]
+    Run(run::Run),
+    /// Print the variables that `run` sets, for `eval` in a shell.
+    #[command(
+        after_help = "Examples:\n  eval \"$(keybrake env --key-file agent.key)\"\n  keybrake env --key-file agent.key \
+                            --shims ./keybrake-shims --json\n\nThe output holds the vault keys."
+    )]
+    Env(run::Env),
     /// Check the configuration.
     #[command(
         subcommand,
@@ -178,6 +196,8 @@ pub(crate) fn run(cli: &Cli) -> Result<ExitCode, Failure> {
         Command::Status(connection) => status::status(&invocation, connection),
         Command::Doubt(command) => doubt::run(&invocation, command),
         Command::Clock(arguments) => clock::run(&invocation, arguments),
+        Command::Run(arguments) => run::run(&invocation, arguments),
+        Command::Env(arguments) => run::env(&invocation, arguments),
         Command::Config(command) => status::config(&invocation, command),
         Command::Price(command) => price::run(&invocation, command),
         Command::Token(arguments) => status::token(&invocation, arguments),

@@ -1,6 +1,6 @@
 """What an agent does with Stripe's SDK; only api_base and api_key are not Stripe's own.
 
-Usage: pay.py API_BASE API_KEY    Prints the ids and what was read back, as JSON.
+Usage: pay.py API_BASE API_KEY    Prints what was read back, as JSON.
 """
 
 import json
@@ -26,7 +26,6 @@ refund = stripe.Refund.create(charge=charge.id, amount=500)
 print(
     json.dumps(
         {
-            "version": stripe.VERSION if hasattr(stripe, "VERSION") else stripe.version.VERSION,
             "intent": stripe.PaymentIntent.retrieve(intent.id).amount,
             "run": stripe.PaymentIntent.retrieve(intent.id).metadata["crew_run_id"],
             "charge": stripe.Charge.retrieve(charge.id).amount,

@@ -68,6 +68,12 @@ impl Setup {
         Setup { vendor_name: name.to_owned(), ..self.secret(Some(secret)) }
     }
 
+    /// With another vendor than Stripe.
+    #[must_use]
+    pub fn vendor_name(self, name: &str) -> Setup {
+        Setup { vendor_name: name.to_owned(), ..self }
+    }
+
     /// With so many workers.
     #[must_use]
     pub fn workers(self, workers: usize) -> Setup {

@@ -14,6 +14,7 @@
 )]
 
 mod certificates;
+mod chain;
 mod control;
 mod fake_time;
 mod http;
@@ -29,6 +30,7 @@ mod vendor;
 mod wait;
 
 pub use certificates::{Certificate, Issuer};
+pub use chain::Chain;
 pub use control::{Control, key_id, read_reply};
 pub use fake_time::FakeTime;
 pub use http::{Client, Reply, call, form_post, get, request};
@@ -37,7 +39,7 @@ pub use port::Port;
 pub use process::{Process, binary, python};
 pub use relay::Relay;
 pub use scan::{forms_of, holds, secrets_in_files};
-pub use sdk::{Localstripe, Sdk};
+pub use sdk::{Guest, Sdk, json_of, node, node_module, script, sdk_environment};
 pub use stand_in::{Arrival, StandIn};
 pub use vendor::{Seen, Vendor, paid, whole};
 pub use wait::{eventually, now_micros, within};

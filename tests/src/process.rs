@@ -289,12 +289,16 @@ pub fn binary(name: &str) -> PathBuf {
 /// When it is not there.
 #[must_use]
 pub fn python(venv: &str) -> PathBuf {
-    let home = || std::env::var_os("HOME").map(PathBuf::from).unwrap_or_default();
-    let cache = || std::env::var_os("XDG_CACHE_HOME").map_or_else(|| home().join(".cache"), PathBuf::from);
-    let cache = std::env::var_os("KEYBRAKE_CACHE").map_or_else(|| cache().join("keybrake"), PathBuf::from);
-    let venv = cache.join(venv);
+    let venv = cache().join(venv);
     assert!(venv.join("stamp").exists(), "{} is missing: run `scripts/setup.sh test`", venv.display());
     venv.join("bin/python")
+}
+
+/// Where `scripts/setup.sh` installs what tests need.
+pub(crate) fn cache() -> PathBuf {
+    let home = || std::env::var_os("HOME").map(PathBuf::from).unwrap_or_default();
+    let cache = || std::env::var_os("XDG_CACHE_HOME").map_or_else(|| home().join(".cache"), PathBuf::from);
+    std::env::var_os("KEYBRAKE_CACHE").map_or_else(|| cache().join("keybrake"), PathBuf::from)
 }
 
 /// Whether something accepts connections at `address`.

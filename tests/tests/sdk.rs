@@ -1,4 +1,4 @@
-//! The official Stripe SDKs for Python through keybrake: what they can do, what they raise, what leaks.
+//! The official Stripe SDKs through keybrake: what they can do, what they raise, what leaks.
 #![allow(
     missing_docs,
     clippy::arithmetic_side_effects,
@@ -7,14 +7,12 @@
     reason = "test code: a panic is how it reports"
 )]
 
-use keybrake_tests::{
-    Issued, Keybrake, Localstripe, Relay, SECRET, Sdk, Setup, eventually, holds, now_micros, secrets_in_files,
-};
+use keybrake_tests::{Chain, Guest, Issued, Sdk, eventually, now_micros};
 use serde_json::{Value, json};
 
 const BASE_URLS: [&str; 4] = ["/stripe", "/stripe/", "/stripe/v1", "/stripe/v1/"];
 
-/// What `pay.py` needs.
+/// What `pay.py` and `pay.cjs` need.
 const PAYING: [&str; 9] = [
     "POST /v1/customers",
     "POST /v1/payment_methods",
@@ -27,70 +25,41 @@ const PAYING: [&str; 9] = [
     "GET /v1/refunds/*",
 ];
 
-/// SDK → relay → keybrake → relay → localstripe. Both relays keep every byte.
-struct Chain {
-    agents: Relay,
-    keybrake: Keybrake,
-    vendor: Relay,
-    localstripe: Localstripe,
-    dir: tempfile::TempDir,
-}
+/// What is told apart in `pay.py` and `pay.cjs`, in cents.
+const PAID_CENTS: u64 = 2000 + 1500 + 500;
 
-impl Chain {
-    fn start() -> Chain {
-        let dir = tempfile::tempdir().unwrap();
-        let localstripe = Localstripe::start(dir.path());
-        let vendor = Relay::start(localstripe.address());
-        let keybrake = Setup::new(format!("http://{}", vendor.address())).with_admin().on_disk().start();
-        let agents = Relay::start(keybrake.proxy());
-        Chain { agents, keybrake, vendor, localstripe, dir }
+/// Every way in which an SDK can be pointed at keybrake, as arguments of its program.
+fn ways(chain: &Chain, sdk: Sdk) -> Vec<Vec<String>> {
+    let bases = BASE_URLS.map(|path| chain.base(path));
+    if sdk.is_python() {
+        return bases.map(|base| vec![base]).to_vec();
     }
-
-    fn base(&self, path: &str) -> String {
-        format!("http://{}{path}", self.agents.address())
-    }
-
-    /// The vault keys stay on the agents' side, the credential on the vendor's, and neither in a file.
-    fn check_secrets(&self, keys: &[&Issued]) {
-        for key in keys {
-            for bytes in self.vendor.sent_up().into_iter().chain(self.vendor.sent_down()) {
-                assert!(!holds(&bytes, &key.text), "a vault key went to the vendor");
-            }
-        }
-        for bytes in self.agents.sent_down().into_iter().chain(self.agents.sent_up()) {
-            assert!(!holds(&bytes, SECRET), "the credential went to an agent");
-        }
-        assert!(self.vendor.sent_up().iter().any(|bytes| holds(bytes, SECRET)), "the scan itself finds it");
-        // Standard error of all processes is below the same directory.
-        for secret in keys.iter().map(|key| key.text.as_str()).chain([SECRET]) {
-            for dir in [self.keybrake.dir(), self.dir.path()] {
-                let found = secrets_in_files(dir, secret);
-                assert!(found.is_empty(), "a secret stands in {found:?}");
-            }
-        }
-    }
+    // stripe-node takes no path: a bare host, or a fetch client that puts one in front.
+    let fetch = bases.map(|base| vec!["fetch".to_owned(), base]);
+    [&[vec!["host".to_owned(), chain.base("")]], &fetch[..]].concat()
 }
 
 fn pays_in_every_way(sdk: Sdk) {
-    let chain = Chain::start();
+    let chain = Chain::of_stripe(Guest::localstripe);
     let key = chain.keybrake.issue_by_admin(&PAYING, &json!({"daily_usd_cap": 500}));
-    for path in BASE_URLS {
-        let paid = sdk.run("pay.py", &[&chain.base(path), &key.text]);
-        let expected = json!({
-            "version": paid["version"], "intent": 2000, "run": "run_1", "charge": 1500, "refund": 500, "refunded": 500
-        });
-        assert_eq!(paid, expected, "{path}");
+    let ways = ways(&chain, sdk);
+    for way in &ways {
+        let arguments: Vec<&str> = way.iter().map(String::as_str).chain([key.text.as_str()]).collect();
+        let paid = sdk.run("pay", &arguments);
+        let expected =
+            json!({"intent": 2000, "run": "run_1", "charge": 1500, "refund": 500, "refunded": 500});
+        assert_eq!(paid, expected, "{way:?}");
     }
     assert_eq!(chain.agents.requests().len(), chain.vendor.requests().len(), "one for one");
-    assert_eq!(chain.keybrake.committed_cents(&key.id), 4 * (2000 + 1500 + 500));
+    assert_eq!(chain.keybrake.committed_cents(&key.id), ways.len() as u64 * PAID_CENTS);
     let rows = chain.keybrake.eventually_rows(&key.id, chain.agents.requests().len());
     assert!(rows.iter().all(|row| row["policy_check_result"] == "allowed"), "{rows:#?}");
     let mut keys = vec![&key];
     let other;
-    if sdk == Sdk::New {
+    if sdk == Sdk::StripePython16 {
         other = chain.keybrake.issue_by_admin(&PAYING, &json!({"daily_usd_cap": 500}));
         for path in BASE_URLS {
-            let paid = sdk.run("pay_with_client.py", &[&chain.base(path), &other.text]);
+            let paid = sdk.run("pay_with_client", &[&chain.base(path), &other.text]);
             assert_eq!(paid, json!({"intent": 2000}), "StripeClient at {path}");
         }
         keys.push(&other);
@@ -100,17 +69,17 @@ fn pays_in_every_way(sdk: Sdk) {
 
 #[test]
 fn the_newest_stripe_sdk_pays_and_refunds_through_a_vault_key() {
-    pays_in_every_way(Sdk::New);
+    pays_in_every_way(Sdk::StripePython16);
 }
 
 #[test]
 fn a_stripe_sdk_older_than_8_pays_and_refunds_through_a_vault_key() {
-    pays_in_every_way(Sdk::Old);
+    pays_in_every_way(Sdk::StripePython7);
 }
 
 #[test]
 fn a_stripe_sdk_of_major_version_2_pays_and_refunds_through_a_vault_key() {
-    pays_in_every_way(Sdk::Two);
+    pays_in_every_way(Sdk::StripePython2);
 }
 
 /// Seconds to the next 00:00 UTC.
@@ -118,24 +87,16 @@ fn seconds_left_today() -> u64 {
     86_400 - now_micros() / 1_000_000 % 86_400
 }
 
-/// The error of one call, which is one request on the wire and none at the vendor, and has an audit row.
 fn refused(chain: &Chain, sdk: Sdk, call: &str, key: &Issued) -> Value {
-    let (before, at_vendor) = (chain.agents.requests().len(), chain.vendor.requests().len());
-    let rows = chain.keybrake.rows(&key.id).len();
-    let error = sdk.run("refused.py", &[&chain.base("/stripe"), call, &key.text]);
-    assert_eq!(chain.agents.requests().len(), before + 1, "{sdk:?} sends it once: {error}");
-    assert_eq!(chain.vendor.requests().len(), at_vendor, "the vendor sees nothing: {error}");
-    let rows = chain.keybrake.eventually_rows(&key.id, rows + 1);
-    let is_of_error =
-        |row: &&Value| row["policy_check_result"] == error["code"] && row["id"] == error["request_id"];
-    let row = rows.iter().find(is_of_error).unwrap_or_else(|| panic!("{error} is not in {rows:#?}"));
-    assert_eq!((&row["status"], &row["outcome"]), (&error["status"], &json!("denied")), "{row:#}");
-    assert_eq!(row["amount_usd"].as_f64(), Some(0.0), "{row:#}");
-    error
+    chain.refused(key, || {
+        let error = sdk.run("refused", &[&chain.base("/stripe"), call, &key.text]);
+        assert!(!error["code"].is_null() && !error["request_id"].is_null(), "{error}");
+        error
+    })
 }
 
 fn raises_typed_errors(sdk: Sdk) {
-    let chain = Chain::start();
+    let chain = Chain::of_stripe(Guest::localstripe);
     let issue = |more: Value| chain.keybrake.issue_by_admin(&["POST /v1/charges"], &more);
     let (capped, revoked, expiring) =
         (issue(json!({"daily_usd_cap": 10})), issue(json!({})), issue(json!({"expires_in": 1})));
@@ -168,20 +129,40 @@ fn raises_typed_errors(sdk: Sdk) {
     assert_eq!(of_expired["message"], error["message"], "an agent does not learn which");
 
     assert_eq!(chain.vendor.requests(), Vec::<String>::new(), "localstripe saw none of them");
-    assert!(std::net::TcpStream::connect(chain.localstripe.address()).is_ok(), "and was there");
+    assert!(chain.guest_listens(), "and was there");
+}
+
+#[test]
+fn stripe_node_14_pays_and_refunds_through_a_vault_key() {
+    pays_in_every_way(Sdk::StripeNode14);
+}
+
+#[test]
+fn stripe_node_23_pays_and_refunds_through_a_vault_key() {
+    pays_in_every_way(Sdk::StripeNode23);
 }
 
 #[test]
 fn the_newest_stripe_sdk_raises_its_own_types_for_denials() {
-    raises_typed_errors(Sdk::New);
+    raises_typed_errors(Sdk::StripePython16);
 }
 
 #[test]
 fn a_stripe_sdk_older_than_8_raises_its_own_types_for_denials() {
-    raises_typed_errors(Sdk::Old);
+    raises_typed_errors(Sdk::StripePython7);
 }
 
 #[test]
 fn a_stripe_sdk_of_major_version_2_raises_its_own_types_for_denials() {
-    raises_typed_errors(Sdk::Two);
+    raises_typed_errors(Sdk::StripePython2);
+}
+
+#[test]
+fn stripe_node_14_raises_its_own_types_for_denials() {
+    raises_typed_errors(Sdk::StripeNode14);
+}
+
+#[test]
+fn stripe_node_23_raises_its_own_types_for_denials() {
+    raises_typed_errors(Sdk::StripeNode23);
 }

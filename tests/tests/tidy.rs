@@ -211,3 +211,29 @@ fn proto_reads_no_clock_and_does_no_io() {
         ["SystemTime::now", "Instant::now", "std::fs", "std::thread", "TcpStream", "UnixStream", "std::env"];
     assert_eq!(found(&proto, &words.map(str::to_owned)), Vec::<String>::new());
 }
+
+/// The names in backquotes of the form `file::test`.
+fn named_tests(text: &str) -> Vec<(&str, &str)> {
+    let quoted = text.split('`').skip(1).step_by(2);
+    let is_name = |name: &str| {
+        !name.is_empty() && name.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'_')
+    };
+    quoted
+        .filter_map(|word| word.split_once("::"))
+        .filter(|(file, test)| is_name(file) && is_name(test))
+        .collect()
+}
+
+#[test]
+fn every_test_that_proves_a_control_is_there() {
+    let page = text(Path::new("docs/controls.md"));
+    let named = named_tests(&page);
+    assert!(named.len() > 20, "{named:#?}");
+    for (file, test) in named {
+        let source = text(&Path::new("tests/tests").join(format!("{file}.rs")));
+        // Some tests are made by a macro from a list.
+        let is_there =
+            [format!("fn {test}()"), format!("    {test} ")].iter().any(|form| source.contains(form));
+        assert!(is_there, "docs/controls.md names {file}::{test}");
+    }
+}
