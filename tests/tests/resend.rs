@@ -69,8 +69,11 @@ fn m5_a_mail_counts_its_recipients_and_a_batch_of_a_hundred_all_of_them() {
 
 #[test]
 fn a_batch_of_which_a_part_was_sent_counts_that_part() {
+    // Longer than what is read at once with the head.
     let vendor = Vendor::start(|_: &Seen, out: &mut dyn Write| {
-        out.write_all(&whole(200, r#"{"data":[{"id":"1"}],"errors":[{"index":1}]}"#))
+        let message = "x".repeat(100_000);
+        let reply = json!({"data": [{"id": "1"}], "errors": [{"index": 1, "message": message}]});
+        out.write_all(&whole(200, &reply.to_string()))
     });
     let (keybrake, key) = start(&vendor);
     let body = r#"[{"to":"b@x.example"},{"to":"not an address"}]"#;
