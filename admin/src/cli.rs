@@ -9,6 +9,7 @@ mod key;
 mod revoke;
 mod status;
 mod table;
+mod vendor;
 
 use std::ffi::OsString;
 use std::io::{self, ErrorKind, IsTerminal as _, Write as _};
@@ -111,6 +112,13 @@ enum Command {
                             system clock is where it should be."
     )]
     Clock(clock::ClockArguments),
+    /// List vendors, and set or replace their credentials without touching agents.
+    #[command(
+        subcommand,
+        after_help = "Examples:\n  keybrake vendor list\n  keybrake vendor rotate stripe < new.secret\n  keybrake vendor \
+                      add stripe --account eu --credential-file eu.secret"
+    )]
+    Vendor(vendor::VendorCommand),
     /// Check the configuration.
     #[command(
         subcommand,
@@ -171,6 +179,7 @@ pub(crate) fn run(cli: &Cli) -> Result<ExitCode, Failure> {
         Command::Status(connection) => status::status(&invocation, connection),
         Command::Doubt(command) => doubt::run(&invocation, command),
         Command::Clock(arguments) => clock::run(&invocation, arguments),
+        Command::Vendor(command) => vendor::run(&invocation, command),
         Command::Config(command) => status::config(&invocation, command),
         Command::Token(arguments) => status::token(&invocation, arguments),
     }

@@ -1,12 +1,14 @@
 //! A shard's connections to one vendor.
 
 use std::cell::RefCell;
+use std::collections::BTreeMap;
 use std::io;
 use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use arc_swap::ArcSwap;
 use keybrake_proto::catalog::Catalog;
 use keybrake_proto::config::{self, Origin};
 use keybrake_proto::http1::ReplyHead;
@@ -38,14 +40,30 @@ pub(crate) struct Vendor {
     pub(crate) origin: Origin,
     /// What stands in `Host`.
     pub(crate) authority: String,
-    /// The whole `Authorization` line with the real credential.
-    pub(crate) authorization: Secret,
+    /// By account.
+    credentials: ArcSwap<BTreeMap<String, Arc<Credential>>>,
     tls: Option<(Arc<ClientConfig>, ServerName<'static>)>,
+}
+
+/// The real secret of one of a vendor's accounts, as of one version. Two are the same only if they are one.
+pub(crate) struct Credential {
+    pub(crate) account: String,
+    /// Counts the account's credentials.
+    pub(crate) version: u32,
+    /// The whole `Authorization` line.
+    pub(crate) authorization: Secret,
+}
+
+impl Credential {
+    pub(crate) fn new(account: &str, version: u32, secret: &Secret) -> Arc<Credential> {
+        let line = [b"Authorization: Bearer ", secret.expose(), b"\r\n"].concat();
+        Arc::new(Credential { account: account.to_owned(), version, authorization: Secret::new(line) })
+    }
 }
 
 impl Vendor {
     /// Prepares a vendor whose `config` was checked. The error says what to change.
-    pub(crate) fn new(config: config::Vendor, credential: &Secret) -> Result<Vendor, String> {
+    pub(crate) fn new(config: config::Vendor, credentials: Vec<Arc<Credential>>) -> Result<Vendor, String> {
         let catalog = Catalog::of(&config.name).ok_or("is not in the catalog")?;
         let origin = config.origin().map_err(|error| error.to_string())?;
         let tls = if origin.tls {
@@ -54,9 +72,33 @@ impl Vendor {
         } else {
             None
         };
-        let line = [b"Authorization: Bearer ", credential.expose(), b"\r\n"].concat();
+        let credentials = credentials.into_iter().map(|one| (one.account.clone(), one)).collect();
+        let credentials = ArcSwap::from_pointee(credentials);
         let authority = origin.authority();
-        Ok(Vendor { catalog, origin, authority, authorization: Secret::new(line), tls, config })
+        Ok(Vendor { catalog, origin, authority, credentials, tls, config })
+    }
+
+    /// The credential of an account that calls are sent with now.
+    pub(crate) fn credential(&self, account: &str) -> Option<Arc<Credential>> {
+        self.credentials.load().get(account).map(Arc::clone)
+    }
+
+    /// All of them, by account.
+    pub(crate) fn credentials(&self) -> Vec<Arc<Credential>> {
+        self.credentials.load().values().map(Arc::clone).collect()
+    }
+
+    /// From now on calls of its account are sent with this one. One at a time: the caller sees to that.
+    pub(crate) fn set_credential(&self, credential: Arc<Credential>) {
+        let mut credentials = BTreeMap::clone(&self.credentials.load());
+        credentials.insert(credential.account.clone(), credential);
+        self.credentials.store(Arc::new(credentials));
+    }
+
+    /// Whether it has not been replaced.
+    pub(crate) fn is_current(&self, credential: &Arc<Credential>) -> bool {
+        let credentials = self.credentials.load();
+        credentials.get(&credential.account).is_some_and(|current| Arc::ptr_eq(current, credential))
     }
 
     /// Which addresses the name may have (rule E2).
@@ -83,6 +125,8 @@ pub(crate) struct VendorConnection {
     pub(crate) head: ReplyHead,
     /// It carried an exchange before.
     pub(crate) is_reused: bool,
+    /// What its exchanges are sent with, and nothing else (rule H7); `None` before the first.
+    pub(crate) credential: Option<Arc<Credential>>,
 }
 
 /// A shard's connections to one vendor.
@@ -104,10 +148,17 @@ impl Pool {
         Pool { vendor, idle: RefCell::default(), addresses: RefCell::default() }
     }
 
-    /// A connection that was kept, and on which nothing has arrived since.
-    pub(crate) fn take_idle(&self) -> Option<VendorConnection> {
+    /// A connection that was kept for this credential, and on which nothing has arrived since.
+    pub(crate) fn take_idle(&self, credential: &Arc<Credential>) -> Option<VendorConnection> {
+        let is_of = |connection: &VendorConnection| {
+            connection.credential.as_ref().is_some_and(|of| Arc::ptr_eq(of, credential))
+        };
         loop {
-            let mut connection = self.idle.borrow_mut().pop()?;
+            let mut idle = self.idle.borrow_mut();
+            // The last one, unless the vendor has several accounts.
+            let at = idle.iter().rposition(is_of)?;
+            let mut connection = idle.remove(at);
+            drop(idle);
             if !connection.deadline.has_expired() && !connection.transport.has_input() {
                 // No longer idle, so that draining does not end it.
                 connection.deadline.set(self.vendor.config.timeout_s);
@@ -118,6 +169,9 @@ impl Pool {
 
     /// Keeps a connection whose last exchange ended cleanly (H7).
     pub(crate) fn keep(&self, mut connection: VendorConnection) {
+        if !connection.credential.as_ref().is_some_and(|credential| self.vendor.is_current(credential)) {
+            return;
+        }
         connection.is_reused = true;
         connection.head.reset();
         for buffer in [&mut connection.input, &mut connection.output] {
@@ -135,6 +189,12 @@ impl Pool {
     /// Drops connections that were unused for too long; called now and then.
     pub(crate) fn prune(&self) {
         self.idle.borrow_mut().retain(|connection| !connection.deadline.has_expired());
+    }
+
+    /// Drops those whose credential was replaced.
+    pub(crate) fn drop_stale(&self) {
+        let is_current = |credential: &Arc<Credential>| self.vendor.is_current(credential);
+        self.idle.borrow_mut().retain(|connection| connection.credential.as_ref().is_some_and(is_current));
     }
 
     /// Drops all kept connections.
@@ -198,6 +258,7 @@ impl Pool {
             output: Vec::new(),
             head: ReplyHead::new(),
             is_reused: false,
+            credential: None,
         })
     }
 }

@@ -10,20 +10,18 @@ use keybrake_proto::config::{self, Config};
 use keybrake_proto::key::KeyId;
 use keybrake_proto::ledger::Word;
 use keybrake_proto::ledger::chain;
+use keybrake_proto::policy::DEFAULT_ACCOUNT;
 use keybrake_proto::secret::Secret;
 
 use crate::clock;
 use crate::idempotency::Memory;
 use crate::journal::Recovered;
 use crate::marks::Marks;
-use crate::pool::Vendor;
+use crate::pool::{Credential, Vendor};
 use crate::recovery::{self, Opened};
 use crate::registry::{KeyEntry, KeyRecord};
 use crate::seal::{Made, MasterKey};
 use crate::storage::{Books, Opening, Store, StoredCredential};
-
-/// The vendor account a credential belongs to; named accounts come with `keybrake vendor`.
-const ACCOUNT: &str = "default";
 
 const FIRST_VERSION: u32 = 1;
 
@@ -81,26 +79,33 @@ fn master_key(config: &Config, store: &Store) -> anyhow::Result<MasterKey> {
 fn open_vendor(store: &Store, master: &MasterKey, vendor: &config::Vendor) -> anyhow::Result<Arc<Vendor>> {
     let name = &vendor.name;
     let given = given_credential(vendor)?;
-    let credential = match store.credential(name, ACCOUNT)? {
-        Some(stored) => {
-            let credential = master.open(name, ACCOUNT, stored.version, &stored.sealed)?;
-            if given.is_some_and(|given| given != credential) {
-                eprintln!(
-                    "keybrake-dataplane: vendor {name}: the credential given now differs from the stored one, which \
-                     is used; it is imported at the first start only"
-                );
+    let mut credentials = Vec::new();
+    for (account, stored) in store.credentials(name)? {
+        let secret = master.open(name, &account, stored.version, &stored.sealed)?;
+        if account == DEFAULT_ACCOUNT && given.as_ref().is_some_and(|given| *given != secret) {
+            eprintln!(
+                "keybrake-dataplane: vendor {name}: the credential given now differs from the stored one, which is \
+                 used; it is imported at the first start only, `keybrake vendor rotate {name}` replaces it"
+            );
+        }
+        credentials.push(Credential::new(&account, stored.version, &secret));
+    }
+    if credentials.iter().all(|credential| credential.account != DEFAULT_ACCOUNT) {
+        match given {
+            Some(secret) => {
+                let sealed = master.seal(name, DEFAULT_ACCOUNT, FIRST_VERSION, &secret)?;
+                let stored = StoredCredential { version: FIRST_VERSION, sealed };
+                store.put_credential(name, DEFAULT_ACCOUNT, &stored)?;
+                eprintln!("keybrake-dataplane: vendor {name}: credential imported and sealed");
+                credentials.push(Credential::new(DEFAULT_ACCOUNT, FIRST_VERSION, &secret));
             }
-            credential
+            None if vendor.credential_env.is_some() || vendor.credential_file.is_some() => {
+                bail!("{}", no_credential(vendor));
+            }
+            None => eprintln!("keybrake-dataplane: {}", no_credential(vendor)),
         }
-        None => {
-            let Some(credential) = given else { bail!("{}", no_credential(vendor)) };
-            let sealed = master.seal(name, ACCOUNT, FIRST_VERSION, &credential)?;
-            store.put_credential(name, ACCOUNT, &StoredCredential { version: FIRST_VERSION, sealed })?;
-            eprintln!("keybrake-dataplane: vendor {name}: credential imported and sealed");
-            credential
-        }
-    };
-    let vendor = Vendor::new(vendor.clone(), &credential);
+    }
+    let vendor = Vendor::new(vendor.clone(), credentials);
     vendor.map(Arc::new).map_err(|problem| anyhow::anyhow!("vendor {name}: {problem}"))
 }
 
@@ -112,9 +117,7 @@ fn no_credential(vendor: &config::Vendor) -> String {
         }
         (None, Some(path)) => format!("vendor {name} has no credential yet: write it to {}", path.display()),
         (None, None) => {
-            format!(
-                "vendor {name} has no credential yet: give credential_env or credential_file in its [[vendor]]"
-            )
+            format!("vendor {name} has no credential yet: `keybrake vendor set {name}` gives it one")
         }
     }
 }

@@ -4,6 +4,7 @@
 
 use std::io;
 use std::rc::Rc;
+use std::sync::Arc;
 use std::time::Instant;
 
 use keybrake_proto::http1::{BodyDecoder, HeadLimits, Method, Parsed, ReplyFraming, ReplyHead, encode};
@@ -12,7 +13,7 @@ use zeroize::Zeroize as _;
 
 use crate::hold::Hold;
 use crate::in_flight::Ticket;
-use crate::pool::{Pool, VendorConnection};
+use crate::pool::{Credential, Pool, VendorConnection};
 use crate::registry::Epoch;
 use crate::shard::{NotConnected, Shard};
 
@@ -59,7 +60,7 @@ pub(crate) enum Fault {
     Closed,
     /// It cannot be known whether the key was closed: nothing was sent.
     Blind,
-    /// The policy that said yes is no longer the key's: nothing was sent.
+    /// The policy that said yes is no longer the key's, or the credential was replaced: nothing was sent.
     Stale,
     /// The key was revoked while it was sent, or with an order to cut: the vendor may have acted.
     Revoked,
@@ -106,12 +107,15 @@ pub(crate) async fn forward(
     now: Instant,
 ) -> Result<Reply, Fault> {
     let entry = admitted.hold.entry();
-    let (connection, now) = match pool.take_idle() {
+    let Some(credential) = pool.vendor.credential(&entry.vendor_account) else {
+        return Err(Fault::Unreachable(io::Error::other("its account has no credential")));
+    };
+    let (connection, now) = match pool.take_idle(&credential) {
         Some(connection) => {
             shard.metrics.vendor_connections_reused.add(1);
             (connection, now)
         }
-        None => (shard.connect(pool, entry).await?, Instant::now()),
+        None => (shard.connect(pool, entry).await?.with(&credential), Instant::now()),
     };
     let may_repeat = connection.is_reused && outgoing.line.method == Method::Get;
     match exchange(shard, pool, admitted, outgoing, (connection, now)).await {
@@ -120,7 +124,7 @@ pub(crate) async fn forward(
         done => return done,
     }
     // The first try may have arrived, so whatever comes now is not "nothing was sent".
-    let connection = shard.connect(pool, entry).await.map_err(|_| Fault::Dropped)?;
+    let connection = shard.connect(pool, entry).await.map_err(|_| Fault::Dropped)?.with(&credential);
     let repeated = exchange(shard, pool, admitted, outgoing, (connection, Instant::now())).await;
     repeated.map_err(|fault| if fault.before_send() { Fault::Dropped } else { fault })
 }
@@ -137,7 +141,9 @@ async fn exchange(
         pool.keep(connection);
         return Err(Fault::Blind);
     }
-    encode_request(&mut connection.output, pool, outgoing);
+    let credential = connection.credential.as_ref().map(Arc::clone);
+    let Some(credential) = credential else { return Err(Fault::Stale) };
+    encode_request(&mut connection.output, pool, outgoing, &credential);
     shard.obey();
     if shard.deadlines.is_cut() {
         connection.output.zeroize();
@@ -149,7 +155,7 @@ async fn exchange(
         pool.keep(connection);
         return Err(Fault::Closed);
     }
-    if admitted.hold.entry().epoch() != admitted.epoch {
+    if admitted.hold.entry().epoch() != admitted.epoch || !pool.vendor.is_current(&credential) {
         connection.output.zeroize();
         pool.keep(connection);
         return Err(Fault::Stale);
@@ -169,7 +175,7 @@ async fn exchange(
 }
 
 /// Head and body in one buffer, so that they leave in one write.
-fn encode_request(output: &mut Vec<u8>, pool: &Pool, outgoing: &Outgoing<'_>) {
+fn encode_request(output: &mut Vec<u8>, pool: &Pool, outgoing: &Outgoing<'_>, credential: &Credential) {
     let vendor = &pool.vendor;
     let body = outgoing.body.unwrap_or_default();
     let own: &[(&[u8], &[u8])] = &[(b"Accept-Encoding", b"identity")];
@@ -180,14 +186,19 @@ fn encode_request(output: &mut Vec<u8>, pool: &Pool, outgoing: &Outgoing<'_>) {
         outgoing.fields.iter().map(|(name, value)| name.len().saturating_add(value.len()).saturating_add(4));
     let line = [outgoing.line.path, outgoing.line.query.unwrap_or_default(), authority];
     let line_bytes = line.into_iter().map(<[u8]>::len);
-    let parts_bytes = [vendor.authorization.expose().len(), body.len(), OWN_LINES_BYTES];
+    let parts_bytes = [credential.authorization.expose().len(), body.len(), OWN_LINES_BYTES];
     // Room for all of it: a buffer that grows leaves a copy of the credential behind.
     output.reserve(fields_bytes.chain(line_bytes).chain(parts_bytes).fold(0, usize::saturating_add));
-    encode::request_head(output, outgoing.line, authority, fields, length, vendor.authorization.expose());
+    encode::request_head(output, outgoing.line, authority, fields, length, credential.authorization.expose());
     output.extend_from_slice(body);
 }
 
 impl VendorConnection {
+    /// For calls with this credential.
+    fn with(self, credential: &Arc<Credential>) -> VendorConnection {
+        VendorConnection { credential: Some(Arc::clone(credential)), ..self }
+    }
+
     /// Reads the final reply's head; answers its length.
     async fn read_head(&mut self) -> Result<usize, Fault> {
         let mut interim = 0u32;

@@ -12,6 +12,8 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
+use crate::policy::IssueBounds;
+
 /// The whole file.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -28,6 +30,9 @@ pub struct Config {
     /// What survives what.
     #[serde(default)]
     pub durability: Durability,
+    /// What no issued key may go beyond.
+    #[serde(default)]
+    pub issue: IssueBounds,
     /// The vendors, at least one.
     #[serde(default, rename = "vendor")]
     pub vendors: Vec<Vendor>,

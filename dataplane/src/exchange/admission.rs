@@ -25,9 +25,6 @@ use crate::registry::{Epoch, KeyEntry};
 use crate::shard::Shard;
 use crate::upstream::{self, Admitted, Fault, Outgoing, Reply};
 
-/// The vendor account of every credential.
-const ACCOUNT: &str = "default";
-
 /// The longest Idempotency-Key that vendors take.
 const IDEMPOTENCY_KEY_BYTES_MAX: usize = 255;
 
@@ -193,7 +190,7 @@ fn identify(agent: &Downstream, target: &Target, catalog: &Catalog) -> Option<Id
     };
     add(key);
     add(catalog.name.as_bytes());
-    add(ACCOUNT.as_bytes());
+    add(target.entry.vendor_account.as_bytes());
     for name in catalog.account_fields {
         add(head.field(input, name).unwrap_or_default());
     }
