@@ -14,6 +14,7 @@ mod keys;
 mod metrics;
 mod params;
 mod revoke;
+mod vendors;
 
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
@@ -24,7 +25,7 @@ use axum::http::HeaderValue;
 use axum::http::header::{CACHE_CONTROL, CONTENT_SECURITY_POLICY, X_CONTENT_TYPE_OPTIONS};
 use axum::middleware::{self, Next};
 use axum::response::Response;
-use axum::routing::{MethodRouter, get, patch, post};
+use axum::routing::{MethodRouter, get, patch, post, put};
 use keybrake_proto::config::Config;
 use keybrake_proto::time::UnixMicros;
 use tokio::net::TcpListener;
@@ -77,6 +78,7 @@ fn routes() -> Vec<Route> {
     let get_route = |access, path, endpoint| Route { access, method: "get", path, endpoint };
     let post_route = |access, path, endpoint| Route { access, method: "post", path, endpoint };
     let patch_route = |access, path, endpoint| Route { access, method: "patch", path, endpoint };
+    let put_route = |access, path, endpoint| Route { access, method: "put", path, endpoint };
     vec![
         get_route(Access::Open, "/livez", get(health::livez)),
         get_route(Access::Open, "/readyz", get(health::readyz)),
@@ -96,6 +98,8 @@ fn routes() -> Vec<Route> {
         patch_route(Access::Operator, "/vault/keys/{id}", patch(keys::change)),
         post_route(Access::Operator, "/vault/keys/{id}/revoke", post(revoke::one)),
         post_route(Access::Operator, "/vault/revoke", post(revoke::many)),
+        get_route(Access::Operator, "/vendors", get(vendors::list)),
+        put_route(Access::Operator, "/vendors/{vendor}/accounts/{account}", put(vendors::set)),
         get_route(Access::Operator, "/audit", get(audit::list)),
     ]
 }

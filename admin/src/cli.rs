@@ -11,6 +11,7 @@ mod revoke;
 mod run;
 mod status;
 mod table;
+mod vendor;
 
 use std::ffi::OsString;
 use std::io::{self, ErrorKind, IsTerminal as _, Write as _};
@@ -130,6 +131,13 @@ enum Command {
                             --shims ./keybrake-shims --json\n\nThe output holds the vault keys."
     )]
     Env(run::Env),
+    /// List vendors, and set or replace their credentials without touching agents.
+    #[command(
+        subcommand,
+        after_help = "Examples:\n  keybrake vendor list\n  keybrake vendor rotate stripe < new.secret\n  keybrake vendor \
+                      add stripe --account eu --credential-file eu.secret"
+    )]
+    Vendor(vendor::VendorCommand),
     /// Check the configuration.
     #[command(
         subcommand,
@@ -198,6 +206,7 @@ pub(crate) fn run(cli: &Cli) -> Result<ExitCode, Failure> {
         Command::Clock(arguments) => clock::run(&invocation, arguments),
         Command::Run(arguments) => run::run(&invocation, arguments),
         Command::Env(arguments) => run::env(&invocation, arguments),
+        Command::Vendor(command) => vendor::run(&invocation, command),
         Command::Config(command) => status::config(&invocation, command),
         Command::Price(command) => price::run(&invocation, command),
         Command::Token(arguments) => status::token(&invocation, arguments),

@@ -165,6 +165,8 @@ async fn ask(control: &Control, revoke: &Revoke) -> Result<Ordered, ControlError
         Reply::Status(_)
         | Reply::Issued { .. }
         | Reply::Changed { .. }
+        | Reply::Vendors(_)
+        | Reply::CredentialSet(_)
         | Reply::Keys { .. }
         | Reply::Key(_)
         | Reply::Clock(_)

@@ -31,6 +31,7 @@ fn policy() -> Policy {
     let rules = ["GET /v1/charges/*", "POST /v1/refunds", "POST /v1/charges"];
     Policy {
         vendor: "stripe".to_owned(),
+        account: "default".to_owned(),
         allowed_endpoints: rules.map(|rule| rule.parse().unwrap()).to_vec(),
         daily_usd_cap: Micros::new(50_000_000),
         total_usd_cap: None,

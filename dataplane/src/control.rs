@@ -12,6 +12,7 @@ mod issue;
 mod keys;
 mod revoke;
 mod spool;
+mod vendors;
 
 use std::fs::{self, Permissions};
 use std::io;
@@ -25,6 +26,7 @@ use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, bounded};
 use keybrake_proto::control::{ClockState, Counter, Refused, Reply, Request, Status};
+use keybrake_proto::policy::IssueBounds;
 use socket2::{Domain, SockAddr, Socket, Type};
 
 use crate::clock::Clock;
@@ -32,8 +34,9 @@ use crate::in_flight::InForce;
 use crate::lease::Lease;
 use crate::mailbox::Mailbox;
 use crate::metrics::{self, Metrics};
+use crate::pool::Vendor;
 use crate::rt::Kernel;
-use crate::seal::KeyDigester;
+use crate::seal::{KeyDigester, MasterKey};
 use crate::shard::{Ack, Message};
 use crate::storage::StorageHandle;
 pub(crate) use client::{Told, order};
@@ -53,14 +56,17 @@ pub(crate) struct Control {
     pub(crate) storage: StorageHandle,
     pub(crate) clock: Arc<Clock>,
     pub(crate) digester: KeyDigester,
+    pub(crate) master: MasterKey,
     pub(crate) lease: Lease,
     pub(crate) vendors: Vec<String>,
+    pub(crate) upstreams: Vec<Arc<Vendor>>,
+    pub(crate) bounds: IssueBounds,
     pub(crate) proxy_listen: String,
     pub(crate) kernel: Kernel,
     pub(crate) started: Instant,
     pub(crate) draining: AtomicBool,
     pub(crate) keys: Keys,
-    /// Held by whoever changes a key.
+    /// Held by whoever changes a key or a credential.
     pub(crate) changes: Mutex<()>,
     pub(crate) figures: Figures,
 }
@@ -101,6 +107,8 @@ impl Control {
             Request::Status => Reply::Status(Box::new(self.status())),
             Request::IssueKey(spec) => self.issue(&spec),
             Request::ChangeKey { id, version, change } => self.change(id, version, &change),
+            Request::Vendors => self.vendors(),
+            Request::SetCredential(spec) => self.set_credential(&spec),
             Request::ListKeys { after, limit } => self.keys.list(&self.clock, after, limit),
             Request::ShowKey(id) => self.keys.show(&self.clock, id),
             Request::SelfKey { vault_key } => {

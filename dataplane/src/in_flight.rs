@@ -72,7 +72,8 @@ pub(crate) struct InFlight {
 
 /// A revoke or a change that waits.
 struct Waiting {
-    keys: KeySet,
+    /// `None`: all.
+    keys: Option<KeySet>,
     /// The exchanges that had looked and not sent: further ones look under what holds now, if at all.
     sending: Vec<usize>,
     at_vendor: AtVendor,
@@ -118,12 +119,20 @@ impl InFlight {
         at_vendor: AtVendor,
         acknowledge: impl FnOnce(InForce) + 'static,
     ) {
+        self.wait_for(Some(keys), at_vendor, Box::new(acknowledge));
+    }
+
+    /// The same for the exchanges of all keys: none that has looked already is still sending.
+    pub(crate) fn acknowledge_all(&self, acknowledge: impl FnOnce(InForce) + 'static) {
+        self.wait_for(None, AtVendor::Wait, Box::new(acknowledge));
+    }
+
+    fn wait_for(&self, keys: Option<KeySet>, at_vendor: AtVendor, acknowledge: Box<dyn FnOnce(InForce)>) {
         let cut = match at_vendor {
             AtVendor::Finish | AtVendor::Wait => 0,
-            AtVendor::Cut => self.shut_down(&keys, |phase| phase != Phase::Admitted),
+            AtVendor::Cut => self.shut_down(keys.as_ref(), |phase| phase != Phase::Admitted),
         };
-        let sending = self.sending(&keys);
-        let acknowledge = Box::new(acknowledge);
+        let sending = self.sending(keys.as_ref());
         self.waiting.borrow_mut().push(Waiting { keys, sending, at_vendor, cut, ticks: 0, acknowledge });
         self.settle_waiting();
     }
@@ -134,17 +143,16 @@ impl InFlight {
         for one in waiting.iter_mut().filter(|one| one.at_vendor != AtVendor::Wait) {
             one.ticks = one.ticks.saturating_add(1);
             if one.ticks >= STUCK_TICKS {
-                let cut = self.shut_down(&one.keys, |phase| phase == Phase::Looked);
+                let cut = self.shut_down(one.keys.as_ref(), |phase| phase == Phase::Looked);
                 one.cut = one.cut.saturating_add(cut);
             }
         }
     }
 
     /// Shuts down the connections of the exchanges of `keys` in some phases; answers how many.
-    fn shut_down(&self, keys: &KeySet, phases: impl Fn(Phase) -> bool) -> u64 {
+    fn shut_down(&self, keys: Option<&KeySet>, phases: impl Fn(Phase) -> bool) -> u64 {
         let flights = self.flights.borrow();
-        let chosen =
-            flights.iter().flatten().filter(|flight| phases(flight.phase) && keys.contains(&flight.key));
+        let chosen = flights.iter().flatten().filter(|flight| phases(flight.phase) && is_of(keys, flight));
         let connections = chosen.filter_map(|flight| flight.connection);
         let cut = connections.filter(|connection| self.deadlines.revoke(*connection)).count();
         u64::try_from(cut).unwrap_or(u64::MAX)
@@ -155,20 +163,20 @@ impl InFlight {
         let ready: Vec<Waiting> =
             self.waiting.borrow_mut().extract_if(.., |one| one.sending.is_empty()).collect();
         for one in ready {
-            let at_vendor = self.count(&one.keys, Phase::AtVendor);
+            let at_vendor = self.count(one.keys.as_ref(), Phase::AtVendor);
             (one.acknowledge)(InForce { at_vendor, cut: one.cut, at: Instant::now() });
         }
     }
 
-    fn count(&self, keys: &KeySet, phase: Phase) -> u64 {
+    fn count(&self, keys: Option<&KeySet>, phase: Phase) -> u64 {
         let flights = self.flights.borrow();
         let of_phase = flights.iter().flatten().filter(|flight| flight.phase == phase);
-        u64::try_from(of_phase.filter(|flight| keys.contains(&flight.key)).count()).unwrap_or(u64::MAX)
+        u64::try_from(of_phase.filter(|flight| is_of(keys, flight)).count()).unwrap_or(u64::MAX)
     }
 
-    fn sending(&self, keys: &KeySet) -> Vec<usize> {
+    fn sending(&self, keys: Option<&KeySet>) -> Vec<usize> {
         let flights = self.flights.borrow();
-        let is_sending = |flight: &Flight| flight.phase == Phase::Looked && keys.contains(&flight.key);
+        let is_sending = |flight: &Flight| flight.phase == Phase::Looked && is_of(keys, flight);
         let sending =
             flights.iter().enumerate().filter(|(_, flight)| flight.as_ref().is_some_and(is_sending));
         sending.map(|(index, _)| index).collect()
@@ -196,6 +204,10 @@ impl InFlight {
         drop(waiting);
         self.settle_waiting();
     }
+}
+
+fn is_of(keys: Option<&KeySet>, flight: &Flight) -> bool {
+    keys.is_none_or(|keys| keys.contains(&flight.key))
 }
 
 impl Ticket {

@@ -1,16 +1,19 @@
 //! A shard's connections to one vendor.
 
 use std::cell::RefCell;
+use std::collections::BTreeMap;
 use std::io;
 use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use arc_swap::ArcSwap;
 use keybrake_proto::catalog::Catalog;
-use keybrake_proto::catalog::wire::Credential;
+use keybrake_proto::catalog::wire::{self, Slot};
 use keybrake_proto::config::{self, Origin};
 use keybrake_proto::http1::ReplyHead;
+use keybrake_proto::policy::Rate;
 use keybrake_proto::secret::Secret;
 use rustls::ClientConfig;
 use rustls::pki_types::ServerName;
@@ -44,13 +47,48 @@ pub(crate) struct Vendor {
     pub(crate) drops_label: bool,
     /// What stands in `Host`.
     pub(crate) authority: String,
-    /// The whole header line with the real credential, `Authorization` for most.
-    pub(crate) authorization: Secret,
-    /// Where the credential has a quota.
-    pub(crate) pacer: Option<Arc<Pacer>>,
-    /// The vendor's account that stands in paths, where it has that.
-    pub(crate) account: Option<String>,
+    /// Of its accounts, shared by all its hosts.
+    credentials: Arc<Credentials>,
     tls: Option<(Arc<ClientConfig>, ServerName<'static>)>,
+}
+
+/// The credentials of a vendor, by account.
+pub(crate) type Credentials = ArcSwap<BTreeMap<String, Arc<Credential>>>;
+
+/// The real secret of one of a vendor's accounts, as of one version. Two are the same only if they are one.
+pub(crate) struct Credential {
+    pub(crate) account: String,
+    /// Counts the account's credentials.
+    pub(crate) version: u32,
+    /// The whole header line, `Authorization` for most.
+    pub(crate) line: Secret,
+    /// The vendor's own name of the account, where that stands in paths.
+    pub(crate) sid: Option<String>,
+    /// Where the vendor has a quota: that is of each account.
+    pub(crate) pacer: Option<Arc<Pacer>>,
+}
+
+impl Credential {
+    /// A credential of `account` in place of `before`. The error says what to change.
+    pub(crate) fn new(
+        config: &config::Vendor,
+        slot: &Slot,
+        (account, version): (&str, u32),
+        secret: &Secret,
+        before: Option<&Credential>,
+    ) -> Result<Arc<Credential>, String> {
+        let wire::Credential { line, account: sid } = slot.credential(secret)?;
+        let quota = config.quota_rps.and_then(Rate::per_second);
+        let pacer = match (before, quota) {
+            // Or a rotation would begin the quota anew.
+            (Some(before), _) => before.pacer.clone(),
+            (None, Some(quota)) => {
+                Some(Arc::new(Pacer::start(&config.name, quota).map_err(|error| error.to_string())?))
+            }
+            (None, None) => None,
+        };
+        Ok(Arc::new(Credential { account: account.to_owned(), version, line, sid, pacer }))
+    }
 }
 
 impl Vendor {
@@ -59,13 +97,11 @@ impl Vendor {
         config: config::Vendor,
         catalog: &'static Catalog,
         label: Option<&'static str>,
-        credential: &Secret,
-        pacer: Option<Arc<Pacer>>,
+        credentials: Arc<Credentials>,
     ) -> Result<Vendor, String> {
         let main = config.origin().map_err(|error| error.to_string())?;
         let origin = label.map_or_else(|| main.clone(), |label| catalog.origin_of(&main, label));
         let drops_label = origin != main;
-        let Credential { line, account } = catalog.slot.credential(credential)?;
         let tls = if origin.tls {
             let name = ServerName::try_from(origin.host.clone()).map_err(|error| error.to_string())?;
             Some((tls::client_config(config.ca_file.as_deref())?, name))
@@ -73,18 +109,30 @@ impl Vendor {
             None
         };
         let authority = origin.authority();
-        Ok(Vendor {
-            catalog,
-            label,
-            origin,
-            drops_label,
-            authority,
-            authorization: line,
-            pacer,
-            account,
-            tls,
-            config,
-        })
+        Ok(Vendor { catalog, label, origin, drops_label, authority, credentials, tls, config })
+    }
+
+    /// The credential of an account that calls are sent with now.
+    pub(crate) fn credential(&self, account: &str) -> Option<Arc<Credential>> {
+        self.credentials.load().get(account).map(Arc::clone)
+    }
+
+    /// All of them, by account.
+    pub(crate) fn credentials(&self) -> Vec<Arc<Credential>> {
+        self.credentials.load().values().map(Arc::clone).collect()
+    }
+
+    /// From now on calls of its account are sent with this one. One at a time: the caller sees to that.
+    pub(crate) fn set_credential(&self, credential: Arc<Credential>) {
+        let mut credentials = BTreeMap::clone(&self.credentials.load());
+        credentials.insert(credential.account.clone(), credential);
+        self.credentials.store(Arc::new(credentials));
+    }
+
+    /// Whether it has not been replaced.
+    pub(crate) fn is_current(&self, credential: &Arc<Credential>) -> bool {
+        let credentials = self.credentials.load();
+        credentials.get(&credential.account).is_some_and(|current| Arc::ptr_eq(current, credential))
     }
 
     /// Which addresses the name may have (rule E2).
@@ -111,6 +159,8 @@ pub(crate) struct VendorConnection {
     pub(crate) head: ReplyHead,
     /// It carried an exchange before.
     pub(crate) is_reused: bool,
+    /// What its exchanges are sent with, and nothing else (rule H7); `None` before the first.
+    pub(crate) credential: Option<Arc<Credential>>,
 }
 
 /// A shard's connections to one vendor.
@@ -132,10 +182,17 @@ impl Pool {
         Pool { vendor, idle: RefCell::default(), addresses: RefCell::default() }
     }
 
-    /// A connection that was kept, and on which nothing has arrived since.
-    pub(crate) fn take_idle(&self) -> Option<VendorConnection> {
+    /// A connection that was kept for this credential, and on which nothing has arrived since.
+    pub(crate) fn take_idle(&self, credential: &Arc<Credential>) -> Option<VendorConnection> {
+        let is_of = |connection: &VendorConnection| {
+            connection.credential.as_ref().is_some_and(|of| Arc::ptr_eq(of, credential))
+        };
         loop {
-            let mut connection = self.idle.borrow_mut().pop()?;
+            let mut idle = self.idle.borrow_mut();
+            // The last one, unless the vendor has several accounts.
+            let at = idle.iter().rposition(is_of)?;
+            let mut connection = idle.remove(at);
+            drop(idle);
             if !connection.deadline.has_expired() && !connection.transport.has_input() {
                 // No longer idle, so that draining does not end it.
                 connection.deadline.set(self.vendor.config.timeout_s);
@@ -146,6 +203,9 @@ impl Pool {
 
     /// Keeps a connection whose last exchange ended cleanly (H7).
     pub(crate) fn keep(&self, mut connection: VendorConnection) {
+        if !connection.credential.as_ref().is_some_and(|credential| self.vendor.is_current(credential)) {
+            return;
+        }
         connection.is_reused = true;
         connection.head.reset();
         for buffer in [&mut connection.input, &mut connection.output] {
@@ -163,6 +223,12 @@ impl Pool {
     /// Drops connections that were unused for too long; called now and then.
     pub(crate) fn prune(&self) {
         self.idle.borrow_mut().retain(|connection| !connection.deadline.has_expired());
+    }
+
+    /// Drops those whose credential was replaced.
+    pub(crate) fn drop_stale(&self) {
+        let is_current = |credential: &Arc<Credential>| self.vendor.is_current(credential);
+        self.idle.borrow_mut().retain(|connection| connection.credential.as_ref().is_some_and(is_current));
     }
 
     /// Drops all kept connections.
@@ -226,6 +292,7 @@ impl Pool {
             output: Vec::new(),
             head: ReplyHead::new(),
             is_reused: false,
+            credential: None,
         })
     }
 }

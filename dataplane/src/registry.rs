@@ -43,6 +43,8 @@ pub(crate) struct KeyRecord {
 pub(crate) struct KeyEntry {
     pub(crate) id: KeyId,
     pub(crate) digest: KeyDigest,
+    /// Which of the vendor's accounts it acts on; that never changes.
+    pub(crate) vendor_account: String,
     /// The key above it.
     pub(crate) parent: Option<Arc<KeyEntry>>,
     /// As issued or last changed; `revoked_at` in it is of the time it was loaded.
@@ -80,6 +82,7 @@ impl KeyEntry {
         let entry = KeyEntry {
             id: record.id,
             digest: record.digest,
+            vendor_account: record.policy.account.clone(),
             expires_at: AtomicU64::new(expiry(&record)),
             changes: AtomicU64::new(0),
             account: Arc::new(Account::new(record.id, opening, record.policy.limits(), above)),

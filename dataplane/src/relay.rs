@@ -75,6 +75,7 @@ async fn ask(shard: &Rc<Shard>, agent: &mut Downstream) -> Result<Reply, Deny> {
         output: Vec::new(),
         head: ReplyHead::new(),
         is_reused: false,
+        credential: None,
     };
     encode_request(&mut connection.output, agent, &address.to_string());
     let output = std::mem::take(&mut connection.output);

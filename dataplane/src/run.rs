@@ -95,7 +95,7 @@ impl Running {
         let starting = Starting(Some(storage.clone()));
         let common = Arc::new(Common {
             config: Arc::clone(&config),
-            vendors,
+            vendors: vendors.clone(),
             digester: master.digester(),
             resolver: Resolver::start().context("the resolver thread does not start")?,
             clock: Arc::clone(&clock),
@@ -111,8 +111,11 @@ impl Running {
             storage: storage.clone(),
             clock,
             digester: master.digester(),
+            master,
             lease,
             vendors: config.vendor_names(),
+            upstreams: vendors,
+            bounds: config.issue.clone(),
             proxy_listen: proxy_listen.to_string(),
             kernel,
             started,

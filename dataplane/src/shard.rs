@@ -40,6 +40,8 @@ pub(crate) enum Message {
     /// The policy of these keys, or of one above them, has changed: say so when no request of theirs that was
     /// decided before can still reach the vendor.
     Changed { keys: KeySet, ack: Ack },
+    /// A vendor has another credential: say so when nothing is sent with the one before.
+    Rotated { ack: Ack },
     /// The resolver's answer for an exchange of this shard.
     Resolved { answer: Result<Vec<SocketAddr>, ResolveError>, waiting: oneshot::Sender<Resolved> },
     /// The pacer's answer for an exchange of this shard.
@@ -174,6 +176,10 @@ impl Shard {
                 }
                 Message::Changed { keys, ack } => {
                     self.in_flight.acknowledge(keys, AtVendor::Wait, move |in_force| ack.send(in_force));
+                }
+                Message::Rotated { ack } => {
+                    self.pools.iter().for_each(Pool::drop_stale);
+                    self.in_flight.acknowledge_all(move |in_force| ack.send(in_force));
                 }
                 // The exchange may have given up.
                 Message::Resolved { answer, waiting } => {

@@ -33,6 +33,7 @@ fn revoked(key: usize) -> KeyRecord {
         digest: KeyDigest([0; 32]),
         policy: Policy {
             vendor: "stripe".to_owned(),
+            account: "default".to_owned(),
             allowed_endpoints: Vec::new(),
             daily_usd_cap: None,
             total_usd_cap: None,

@@ -6,13 +6,14 @@ use std::os::unix::fs::DirBuilderExt as _;
 use std::sync::Arc;
 
 use anyhow::{Context as _, bail};
+use arc_swap::ArcSwap;
 use keybrake_proto::catalog::Catalog;
 use keybrake_proto::catalog::book::PriceBook;
 use keybrake_proto::config::{self, Config};
 use keybrake_proto::key::KeyId;
 use keybrake_proto::ledger::Word;
 use keybrake_proto::ledger::chain;
-use keybrake_proto::policy::Rate;
+use keybrake_proto::policy::DEFAULT_ACCOUNT;
 use keybrake_proto::secret::Secret;
 
 use crate::clock;
@@ -20,15 +21,11 @@ use crate::idempotency::Memory;
 use crate::journal::Recovered;
 use crate::marks::Marks;
 use crate::objects::Objects;
-use crate::pacing::Pacer;
-use crate::pool::Vendor;
+use crate::pool::{Credential, Vendor};
 use crate::recovery::{self, Opened};
 use crate::registry::{KeyEntry, KeyRecord};
 use crate::seal::{Made, MasterKey};
 use crate::storage::{Books, Opening, Store, StoredCredential};
-
-/// The vendor account a credential belongs to; named accounts come with `keybrake vendor`.
-const ACCOUNT: &str = "default";
 
 const FIRST_VERSION: u32 = 1;
 
@@ -94,38 +91,45 @@ fn open_vendor(
 ) -> anyhow::Result<Vec<Arc<Vendor>>> {
     let name = &vendor.name;
     let given = given_credential(vendor)?;
-    let credential = match store.credential(name, ACCOUNT)? {
-        Some(stored) => {
-            let credential = master.open(name, ACCOUNT, stored.version, &stored.sealed)?;
-            if given.is_some_and(|given| given != credential) {
-                eprintln!(
-                    "keybrake-dataplane: vendor {name}: the credential given now differs from the stored one, which \
-                     is used; it is imported at the first start only"
-                );
-            }
-            credential
-        }
-        None => {
-            let Some(credential) = given else { bail!("{}", no_credential(vendor)) };
-            let sealed = master.seal(name, ACCOUNT, FIRST_VERSION, &credential)?;
-            store.put_credential(name, ACCOUNT, &StoredCredential { version: FIRST_VERSION, sealed })?;
-            eprintln!("keybrake-dataplane: vendor {name}: credential imported and sealed");
-            credential
-        }
-    };
     let catalog = Catalog::of_vendor(vendor)?;
+    let credential = |account: &str, version, secret: &Secret| {
+        let credential = Credential::new(vendor, &catalog.slot, (account, version), secret, None);
+        credential.map_err(|problem| anyhow::anyhow!("vendor {name}: {problem}"))
+    };
+    let mut credentials = Vec::new();
+    for (account, stored) in store.credentials(name)? {
+        let secret = master.open(name, &account, stored.version, &stored.sealed)?;
+        if account == DEFAULT_ACCOUNT && given.as_ref().is_some_and(|given| *given != secret) {
+            eprintln!(
+                "keybrake-dataplane: vendor {name}: the credential given now differs from the stored one, which is \
+                 used; it is imported at the first start only, `keybrake vendor rotate {name}` replaces it"
+            );
+        }
+        credentials.push(credential(&account, stored.version, &secret)?);
+    }
+    if credentials.iter().all(|credential| credential.account != DEFAULT_ACCOUNT) {
+        match given {
+            Some(secret) => {
+                // Before it is stored: one of another form must not stay.
+                credentials.push(credential(DEFAULT_ACCOUNT, FIRST_VERSION, &secret)?);
+                let sealed = master.seal(name, DEFAULT_ACCOUNT, FIRST_VERSION, &secret)?;
+                let stored = StoredCredential { version: FIRST_VERSION, sealed };
+                store.put_credential(name, DEFAULT_ACCOUNT, &stored)?;
+                eprintln!("keybrake-dataplane: vendor {name}: credential imported and sealed");
+            }
+            None if vendor.credential_env.is_some() || vendor.credential_file.is_some() => {
+                bail!("{}", no_credential(vendor));
+            }
+            None => eprintln!("keybrake-dataplane: {}", no_credential(vendor)),
+        }
+    }
+    let credentials =
+        credentials.into_iter().map(|one: Arc<Credential>| (one.account.clone(), one)).collect();
+    let credentials = Arc::new(ArcSwap::from_pointee(credentials));
     let labels = std::iter::once(None).chain(catalog.labels.iter().map(|label| Some(*label)));
-    let pacer = pacer(vendor)?;
-    let host = |label| Vendor::new(vendor.clone(), catalog, label, &credential, pacer.clone()).map(Arc::new);
+    let host = |label| Vendor::new(vendor.clone(), catalog, label, Arc::clone(&credentials)).map(Arc::new);
     let hosts: Result<Vec<Arc<Vendor>>, String> = labels.map(host).collect();
     hosts.map_err(|problem| anyhow::anyhow!("vendor {name}: {problem}"))
-}
-
-/// One for all hosts of the vendor: its quota is of the credential.
-fn pacer(vendor: &config::Vendor) -> anyhow::Result<Option<Arc<Pacer>>> {
-    let quota = vendor.quota_rps.and_then(Rate::per_second);
-    let start = |quota| Pacer::start(&vendor.name, quota).map(Arc::new);
-    quota.map(start).transpose().with_context(|| format!("vendor {}: its pace cannot be kept", vendor.name))
 }
 
 fn no_credential(vendor: &config::Vendor) -> String {
@@ -136,9 +140,7 @@ fn no_credential(vendor: &config::Vendor) -> String {
         }
         (None, Some(path)) => format!("vendor {name} has no credential yet: write it to {}", path.display()),
         (None, None) => {
-            format!(
-                "vendor {name} has no credential yet: give credential_env or credential_file in its [[vendor]]"
-            )
+            format!("vendor {name} has no credential yet: `keybrake vendor set {name}` gives it one")
         }
     }
 }

@@ -190,6 +190,7 @@ impl Store {
     }
 
     /// The sealed credential of a vendor's account.
+    #[cfg(test)]
     pub(crate) fn credential(
         &self,
         vendor: &str,
@@ -201,6 +202,16 @@ impl Store {
                 format::decode_credential(&value).ok_or(StoreError::DamagedEntry(Family::Credentials.name()))
             })
             .transpose()
+    }
+
+    /// Every sealed credential of a vendor, by account.
+    pub(crate) fn credentials(&self, vendor: &str) -> Result<Vec<(String, StoredCredential)>, StoreError> {
+        let decode = |key: &[u8], value: &[u8]| {
+            Some((format::decode_credential_key(key)?, format::decode_credential(value)?))
+        };
+        let all = self.read_all(Family::Credentials, decode)?;
+        let of_vendor = all.into_iter().filter(|((of, _), _)| of == vendor);
+        Ok(of_vendor.map(|((_, account), stored)| (account, stored)).collect())
     }
 
     /// Stores a sealed credential over the one before; on disk when it returns.

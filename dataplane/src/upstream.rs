@@ -4,6 +4,7 @@
 
 use std::io;
 use std::rc::Rc;
+use std::sync::Arc;
 use std::time::Instant;
 
 use keybrake_proto::http1::{BodyDecoder, HeadLimits, Method, Parsed, ReplyFraming, ReplyHead, encode};
@@ -13,7 +14,7 @@ use zeroize::Zeroize as _;
 
 use crate::hold::Hold;
 use crate::in_flight::Ticket;
-use crate::pool::{Pool, VendorConnection};
+use crate::pool::{Credential, Pool, VendorConnection};
 use crate::registry::Epoch;
 use crate::shard::{NotConnected, Shard};
 
@@ -44,6 +45,8 @@ pub(crate) struct Admitted {
 
 /// A request as it goes to the vendor, in parts that were parsed.
 pub(crate) struct Outgoing<'a> {
+    /// What it is sent with; its path was written for this one.
+    pub(crate) credential: &'a Arc<Credential>,
     pub(crate) line: encode::RequestLine<'a>,
     /// Fields of the allowlist.
     pub(crate) fields: &'a [(&'a [u8], &'a [u8])],
@@ -60,7 +63,7 @@ pub(crate) enum Fault {
     Closed,
     /// It cannot be known whether the key was closed: nothing was sent.
     Blind,
-    /// The policy that said yes is no longer the key's: nothing was sent.
+    /// The policy that said yes is no longer the key's, or the credential was replaced: nothing was sent.
     Stale,
     /// The key was revoked while it was sent, or with an order to cut: the vendor may have acted.
     Revoked,
@@ -107,12 +110,13 @@ pub(crate) async fn forward(
     now: Instant,
 ) -> Result<Reply, Fault> {
     let entry = admitted.hold.entry();
-    let (connection, now) = match pool.take_idle() {
+    let credential = outgoing.credential;
+    let (connection, now) = match pool.take_idle(credential) {
         Some(connection) => {
             shard.metrics.vendor_connections_reused.add(1);
             (connection, now)
         }
-        None => (shard.connect(pool, entry).await?, Instant::now()),
+        None => (shard.connect(pool, entry).await?.with(credential), Instant::now()),
     };
     // A GET that costs money is carried out once, as every write.
     let is_free = admitted.hold.quote() == Micros::ZERO;
@@ -123,7 +127,7 @@ pub(crate) async fn forward(
         done => return done,
     }
     // The first try may have arrived, so whatever comes now is not "nothing was sent".
-    let connection = shard.connect(pool, entry).await.map_err(|_| Fault::Dropped)?;
+    let connection = shard.connect(pool, entry).await.map_err(|_| Fault::Dropped)?.with(credential);
     let repeated = exchange(shard, pool, admitted, outgoing, (connection, Instant::now())).await;
     repeated.map_err(|fault| if fault.before_send() { Fault::Dropped } else { fault })
 }
@@ -152,7 +156,7 @@ async fn exchange(
         pool.keep(connection);
         return Err(Fault::Closed);
     }
-    if admitted.hold.entry().epoch() != admitted.epoch {
+    if admitted.hold.entry().epoch() != admitted.epoch || !pool.vendor.is_current(outgoing.credential) {
         connection.output.zeroize();
         pool.keep(connection);
         return Err(Fault::Stale);
@@ -173,7 +177,7 @@ async fn exchange(
 
 /// Head and body in one buffer, so that they leave in one write.
 fn encode_request(output: &mut Vec<u8>, pool: &Pool, outgoing: &Outgoing<'_>) {
-    let vendor = &pool.vendor;
+    let (vendor, credential) = (&pool.vendor, &outgoing.credential.line);
     let body = outgoing.body.unwrap_or_default();
     let own: &[(&[u8], &[u8])] = &[(b"Accept-Encoding", b"identity")];
     let fields = outgoing.fields.iter().chain(own).copied();
@@ -183,14 +187,19 @@ fn encode_request(output: &mut Vec<u8>, pool: &Pool, outgoing: &Outgoing<'_>) {
         outgoing.fields.iter().map(|(name, value)| name.len().saturating_add(value.len()).saturating_add(4));
     let line = [outgoing.line.path, outgoing.line.query.unwrap_or_default(), authority];
     let line_bytes = line.into_iter().map(<[u8]>::len);
-    let parts_bytes = [vendor.authorization.expose().len(), body.len(), OWN_LINES_BYTES];
+    let parts_bytes = [credential.expose().len(), body.len(), OWN_LINES_BYTES];
     // Room for all of it: a buffer that grows leaves a copy of the credential behind.
     output.reserve(fields_bytes.chain(line_bytes).chain(parts_bytes).fold(0, usize::saturating_add));
-    encode::request_head(output, outgoing.line, authority, fields, length, vendor.authorization.expose());
+    encode::request_head(output, outgoing.line, authority, fields, length, credential.expose());
     output.extend_from_slice(body);
 }
 
 impl VendorConnection {
+    /// For calls with this credential.
+    fn with(self, credential: &Arc<Credential>) -> VendorConnection {
+        VendorConnection { credential: Some(Arc::clone(credential)), ..self }
+    }
+
     /// Reads the final reply's head; answers its length.
     async fn read_head(&mut self) -> Result<usize, Fault> {
         let mut interim = 0u32;

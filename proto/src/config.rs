@@ -15,6 +15,8 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
+use crate::policy::IssueBounds;
+
 /// The whole file.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -34,6 +36,9 @@ pub struct Config {
     /// What currencies and units are worth.
     #[serde(default)]
     pub prices: Prices,
+    /// What no issued key may go beyond.
+    #[serde(default)]
+    pub issue: IssueBounds,
     /// The vendors, at least one.
     #[serde(default, rename = "vendor")]
     pub vendors: Vec<Vendor>,

@@ -5,6 +5,7 @@
 //! the authentication: whoever may open it is the operator.
 
 mod revoke;
+mod vendors;
 
 use std::fmt;
 
@@ -18,6 +19,7 @@ pub use revoke::{
     NotARevoke, REVOKE_IDS_MAX, REVOKED_IDS_MAX, Revoke, RevokeSpec, Revoked, SPOOL_BYTES_MAX, SPOOL_NAME,
     SPOOL_SUFFIX, Selector, SpoolDamaged, Spooled,
 };
+pub use vendors::{AccountView, CredentialSet, CredentialSpec, Only, VendorView};
 
 /// The longest frame, in bytes: [`LIST_KEYS_MAX`] keys with every text at its limit.
 pub const FRAME_BYTES_MAX: usize = 64 * 1024 * 1024;
@@ -48,6 +50,11 @@ pub enum Request {
         /// What changes.
         change: Box<KeyChange>,
     },
+    /// The vendors and their accounts; answered by [`Reply::Vendors`].
+    Vendors,
+    /// Seals a vendor's credential, a first one or another; answered by [`Reply::CredentialSet`] once it is durable and
+    /// nothing is sent with the one before.
+    SetCredential(Box<CredentialSpec>),
     /// The keys behind `after`, oldest first; answered by [`Reply::Keys`].
     ListKeys {
         /// The last key of the page before; `None` for the first page.
@@ -101,6 +108,10 @@ pub enum Reply {
         /// before.
         late_workers: Vec<usize>,
     },
+    /// To [`Request::Vendors`].
+    Vendors(Vec<VendorView>),
+    /// To [`Request::SetCredential`].
+    CredentialSet(CredentialSet),
     /// To [`Request::ListKeys`].
     Keys {
         /// One page.
@@ -198,6 +209,9 @@ pub struct KeyView {
     pub children: u64,
     /// The vendor.
     pub vendor: String,
+    /// Which of its accounts.
+    #[serde(default)]
+    pub account: String,
     /// A name for people.
     pub label: Option<String>,
     /// The run it was made for.

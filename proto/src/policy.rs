@@ -1,6 +1,7 @@
 //! What a key may do. A [`Policy`] that exists is valid; the default is deny.
 
 mod attenuate;
+mod bounds;
 mod change;
 pub mod params;
 mod rate;
@@ -9,6 +10,7 @@ mod rule;
 mod spec;
 
 pub use attenuate::DEPTH_MAX;
+pub use bounds::IssueBounds;
 pub use change::KeyChange;
 pub use params::{ParamRule, Params};
 pub use rate::{Bucket, NotARate, Rate, retry_after_s};
@@ -24,11 +26,32 @@ use crate::ledger::chain::Limits;
 use crate::money::{Micros, usd};
 use crate::time::UnixMicros;
 
+/// The vendor account of a key that names none.
+pub const DEFAULT_ACCOUNT: &str = "default";
+
+/// Whether this may be the name of a vendor account: 1 to 64 of `a-z 0-9 _ -`.
+pub fn is_account_name(name: &str) -> bool {
+    let is_allowed =
+        |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'_' || byte == b'-';
+    (1..=64).contains(&name.len()) && name.bytes().all(is_allowed)
+}
+
+fn default_account() -> String {
+    DEFAULT_ACCOUNT.to_owned()
+}
+
+fn is_default_account(name: &str) -> bool {
+    name == DEFAULT_ACCOUNT
+}
+
 /// All a key may do.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Policy {
     /// The vendor the key is for.
     pub vendor: String,
+    /// Which of the vendor's accounts it acts on; it never changes.
+    #[serde(default = "default_account", skip_serializing_if = "is_default_account")]
+    pub account: String,
     /// The operations it may call; never empty.
     pub allowed_endpoints: Vec<Rule>,
     /// The most it may commit per UTC day; `None` is no cap.

@@ -254,3 +254,31 @@ fn m11_a_child_that_is_issued_while_its_parent_is_revoked_is_never_open() {
         assert_eq!(ask_below(&keybrake, &parent.text, &json!({})).status, 401);
     }
 }
+
+#[test]
+fn m11_nobody_issues_or_changes_a_key_beyond_the_bounds_of_the_configuration() {
+    let dir = tempfile::tempdir().unwrap();
+    let stand_in = StandIn::start(dir.path());
+    let bounds = "\n[issue]\ndaily_usd_cap_max = 20\nlife_max = \"1h\"\ndepth_max = 1\n";
+    let keybrake = Setup::new(stand_in.url()).proxy_line(bounds).with_admin().start();
+    let ask = |more: Value| {
+        let mut body = json!({"vendor": "stripe", "allowed_endpoints": ["POST /v1/charges"]});
+        body.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+        keybrake.operate("POST /vault/keys", Some(&body))
+    };
+    for (more, field) in [
+        (json!({"expires_in": 60}), "daily_usd_cap"),
+        (json!({"expires_in": 60, "daily_usd_cap": 20.01}), "daily_usd_cap"),
+        (json!({"expires_in": 3700, "daily_usd_cap": 20}), "expires_at"),
+    ] {
+        assert_eq!(ask(more).expect(400)["error"]["field"], field);
+    }
+    let parent = keybrake.issue(&["POST /v1/charges"], &json!({"expires_in": 3600, "daily_usd_cap": 20}));
+    let child = issue_below(&keybrake, &parent, &json!({}));
+    let refused = ask_below(&keybrake, &child.text, &json!({})).expect(400);
+    assert_eq!(refused["error"]["field"], "parent_vault_key", "{refused}");
+    let head = format!("PATCH /vault/keys/{}\nIf-Match: *", parent.id);
+    let refused = keybrake.operate(&head, Some(&json!({"daily_usd_cap": null}))).expect(400);
+    assert_eq!(refused["error"]["field"], "daily_usd_cap", "{refused}");
+    assert_eq!(keybrake.operate(&head, Some(&json!({"label": "x"}))).status, 200);
+}

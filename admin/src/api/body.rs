@@ -7,9 +7,11 @@ use axum::body::Bytes;
 use axum::extract::{FromRequest, Request};
 use axum::http::StatusCode;
 use axum::http::header::CONTENT_TYPE;
-use keybrake_proto::control::{Revoke, RevokeSpec};
+use keybrake_proto::control::{Only, Revoke, RevokeSpec};
 use keybrake_proto::key;
 use keybrake_proto::policy::{KeyChange, KeySpec};
+use keybrake_proto::secret::SecretText;
+use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use serde_json::{Map, Value};
 
@@ -60,6 +62,28 @@ impl<S: Send + Sync> FromRequest<S> for ChangeBody {
 
     async fn from_request(request: Request, state: &S) -> Result<ChangeBody, ApiError> {
         parse_change(&read(request, state).await?).map(ChangeBody)
+    }
+}
+
+/// A credential from a request's body. No error repeats what stands in it.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct CredentialBody {
+    pub(super) credential: SecretText,
+    #[serde(default)]
+    pub(super) only: Option<Only>,
+}
+
+impl<S: Send + Sync> FromRequest<S> for CredentialBody {
+    type Rejection = ApiError;
+
+    async fn from_request(request: Request, state: &S) -> Result<CredentialBody, ApiError> {
+        let bytes = read(request, state).await?;
+        serde_json::from_slice(&bytes).map_err(|_| {
+            let message =
+                "send {\"credential\": \"…\"}, and where it matters \"only\": \"new\" or \"existing\"";
+            ApiError::new(StatusCode::BAD_REQUEST, "invalid_body", message)
+        })
     }
 }
 
@@ -203,6 +227,7 @@ fn blame<T: DeserializeOwned>(members: &Map<String, Value>, whole: &serde_json::
 fn expected(field: &str) -> Option<&'static str> {
     Some(match field {
         "vendor" => "name a configured vendor, such as \"stripe\"",
+        "account" => "name an account of the vendor, such as \"default\"",
         "allowed_endpoints" => {
             "write a list of rules, such as [\"POST /v1/charges\", \"GET /v1/customers/*\"]"
         }

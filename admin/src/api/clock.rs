@@ -27,6 +27,8 @@ async fn ask(api: &Api, request: &Request) -> Result<Json<ClockView>, ApiError> 
         Reply::Status(_)
         | Reply::Issued { .. }
         | Reply::Changed { .. }
+        | Reply::Vendors(_)
+        | Reply::CredentialSet(_)
         | Reply::Keys { .. }
         | Reply::Key(_)
         | Reply::Revoked(_)

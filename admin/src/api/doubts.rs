@@ -36,6 +36,8 @@ pub(super) async fn list(State(api): State<Arc<Api>>) -> Result<Json<Doubts>, Ap
         Reply::Status(_)
         | Reply::Issued { .. }
         | Reply::Changed { .. }
+        | Reply::Vendors(_)
+        | Reply::CredentialSet(_)
         | Reply::Keys { .. }
         | Reply::Key(_)
         | Reply::Revoked(_)
@@ -68,6 +70,8 @@ async fn resolve(api: &Api, id: String, charge_usd: Option<Micros>) -> Result<Js
         Reply::Status(_)
         | Reply::Issued { .. }
         | Reply::Changed { .. }
+        | Reply::Vendors(_)
+        | Reply::CredentialSet(_)
         | Reply::Keys { .. }
         | Reply::Key(_)
         | Reply::Revoked(_)

@@ -21,6 +21,8 @@ impl Api {
             Reply::Refused(refused) => Err(refused.into()),
             Reply::Issued { .. }
             | Reply::Changed { .. }
+            | Reply::Vendors(_)
+            | Reply::CredentialSet(_)
             | Reply::Keys { .. }
             | Reply::Key(_)
             | Reply::Revoked(_)

@@ -44,6 +44,7 @@ struct Issued {
 #[derive(Serialize)]
 struct PolicyView {
     vendor: String,
+    account: String,
     allowed_endpoints: Vec<Rule>,
     #[serde(with = "usd::option")]
     daily_usd_cap: Option<Micros>,
@@ -91,6 +92,7 @@ pub(super) async fn issue(
         expires_at: key.expires_at.clone(),
         policy: PolicyView {
             vendor: key.vendor,
+            account: key.account,
             allowed_endpoints: key.allowed_endpoints,
             daily_usd_cap: key.daily_usd_cap,
             total_usd_cap: key.total_usd_cap,
@@ -270,12 +272,14 @@ pub(super) async fn own(
 }
 
 /// A reply that does not fit the question: a refusal, or a fault.
-fn unexpected(reply: Reply) -> ApiError {
+pub(super) fn unexpected(reply: Reply) -> ApiError {
     match reply {
         Reply::Refused(refused) => refused.into(),
         Reply::Status(_)
         | Reply::Issued { .. }
         | Reply::Changed { .. }
+        | Reply::Vendors(_)
+        | Reply::CredentialSet(_)
         | Reply::Keys { .. }
         | Reply::Key(_)
         | Reply::Revoked(_)

@@ -202,7 +202,7 @@ fn a_key_is_issued_over_both_paths_shown_listed_and_revoked() {
         assert_eq!(issued["expires_at"], "2026-11-22T00:00:00Z");
         assert_eq!(
             issued["policy"],
-            json!({"vendor": "stripe", "allowed_endpoints": ["POST /v1/charges"], "daily_usd_cap": 150.5,
+            json!({"vendor": "stripe", "account": "default", "allowed_endpoints": ["POST /v1/charges"], "daily_usd_cap": 150.5,
                    "total_usd_cap": 900.0, "daily_request_budget": 1000, "expires_at": "2026-11-22T00:00:00Z"})
             .to_string()
             .replace("150.5", "150.50")

@@ -128,6 +128,13 @@ impl Client {
         self.answer(request.content_type("application/json").send(body))
     }
 
+    /// `PUT path` with a JSON body.
+    pub(super) fn put(&self, path: &str, body: &[u8]) -> Result<Answer, Failure> {
+        let url = format!("{}{path}", self.base);
+        let request = self.agent.put(url).header("authorization", self.authorization.expose());
+        Ok(self.answer(request.content_type("application/json").send(body))?)
+    }
+
     /// `PATCH path` of what has this ETag.
     pub(super) fn patch(&self, path: &str, etag: &str, body: &[u8]) -> Result<Answer, Failure> {
         let url = format!("{}{path}", self.base);

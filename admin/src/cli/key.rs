@@ -56,6 +56,9 @@ pub(super) struct Issue {
     /// The vendor, as configured.
     #[arg(long, required_unless_present_any = ["from_json", "parent"])]
     vendor: Option<String>,
+    /// Which of the vendor's accounts it acts on [default: default, or the parent's].
+    #[arg(long, value_name = "NAME")]
+    account: Option<String>,
     /// The id of the key above it: the new one may do nothing that this one may not, and draws on its caps too.
     /// What is not said here is inherited.
     #[arg(long, value_name = "ID")]
@@ -105,7 +108,7 @@ pub(super) struct Issue {
     #[arg(
         long,
         value_name = "FILE|-",
-        conflicts_with_all = ["vendor", "parent", "allow", "daily_usd_cap", "total_usd_cap", "daily_request_budget",
+        conflicts_with_all = ["vendor", "account", "parent", "allow", "daily_usd_cap", "total_usd_cap", "daily_request_budget",
             "max_usd_per_call", "rate_limit_rps", "param", "stripe_account", "expires_in", "expires_at", "label", "run_label", "metadata"]
     )]
     from_json: Option<PathBuf>,
@@ -233,6 +236,7 @@ fn body(arguments: &Issue) -> Result<Vec<u8>, Failure> {
         label: arguments.label.clone(),
         agent_run_label: arguments.run_label.clone(),
         metadata: arguments.metadata.iter().cloned().collect(),
+        account: arguments.account.clone(),
         parent_vault_key: arguments.parent.map(|id| id.to_string()),
     };
     serde_json::to_vec(&spec).map_err(Failure::operation)
@@ -353,6 +357,7 @@ fn show(invocation: &Invocation<'_>, arguments: &Show) -> Result<ExitCode, Failu
         ("parent", key.parent_key_id.map_or("-".to_owned(), |id| id.to_string())),
         ("children", key.children.to_string()),
         ("vendor", key.vendor.clone()),
+        ("account", key.account.clone()),
         ("label", or_dash(&key.label)),
         ("run label", or_dash(&key.agent_run_label)),
         ("may call", rules.join(", ")),

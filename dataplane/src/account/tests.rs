@@ -3,6 +3,9 @@
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::thread;
 
+use proptest::prelude::*;
+use proptest::sample::Index;
+
 use super::*;
 
 fn usd(amount: u64) -> Micros {
@@ -182,4 +185,58 @@ fn q22_a_limit_that_is_set_later_counts_all_there_was_before_it() {
 #[test]
 fn an_account_is_alone_on_its_cache_lines() {
     assert_eq!(align_of::<Account>(), 128);
+}
+
+/// What one key below an earlier one has, and what it spends: `[below, cap, calls of $1 and $2]`.
+fn trees() -> impl Strategy<Value = Vec<(Index, Option<u64>, Vec<u64>)>> {
+    let calls = prop::collection::vec(1..3u64, 0..6);
+    prop::collection::vec((any::<Index>(), prop::option::of(0..12u64), calls), 1..16)
+}
+
+proptest! {
+    #[test]
+    fn m11_in_a_random_tree_every_subtree_is_within_every_cap_above_it(keys in trees(), closed in any::<Index>()) {
+        // The parent of each, and what was admitted under it alone.
+        let (mut tree, mut parents) = (vec![account(b'0', daily(20), None)], vec![0]);
+        for (name, (below, cap, _)) in (b'A'..).zip(&keys) {
+            let below = below.index(tree.len());
+            let limits = cap.map_or(Limits::default(), daily);
+            tree.push(account(name, limits, Some(&tree[below])));
+            parents.push(below);
+        }
+        let mut own = vec![Micros::ZERO; tree.len()];
+        let calls = keys.iter().map(|(_, _, calls)| calls);
+        for (key, calls) in calls.enumerate() {
+            let leaf = &tree[key + 1];
+            for call in calls {
+                if leaf.reserve(day(1), usd(*call)).is_ok() {
+                    settle(leaf, day(1), usd(*call), usd(*call));
+                    own[key + 1] = own[key + 1].saturating_add(usd(*call));
+                }
+            }
+        }
+        let is_below = |mut key: usize, root: usize| loop {
+            if key == root {
+                return true;
+            }
+            if key == 0 {
+                return false;
+            }
+            key = parents[key];
+        };
+        for root in 0..tree.len() {
+            let below = (0..tree.len()).filter(|key| is_below(*key, root));
+            let sum = below.map(|key| own[key]).fold(Micros::ZERO, Micros::saturating_add);
+            let word = tree[root].word();
+            prop_assert_eq!((word.committed, word.held), (sum, Micros::ZERO));
+            let cap = tree[root].limits().daily;
+            prop_assert!(cap.is_none_or(|cap| sum <= cap));
+        }
+        let closed = closed.index(tree.len());
+        tree[closed].close();
+        for (key, account) in tree.iter().enumerate() {
+            prop_assert_eq!(account.is_closed(), is_below(key, closed));
+            prop_assert_eq!(account.reserve(day(1), Micros::ZERO) == Err(Refusal::Closed), is_below(key, closed));
+        }
+    }
 }

@@ -73,6 +73,12 @@ impl Control {
         let policy = change
             .policy(&before.policy, above.as_ref().map(|above| &above.policy), now)
             .map_err(|error| refused(400, "invalid_field", Some(&error.field), error.problem))?;
+        // One that was issued before the bounds may still be given another label.
+        if policy != before.policy {
+            self.bounds
+                .judge(&policy, now)
+                .map_err(|error| refused(400, "invalid_field", Some(&error.field), error.problem))?;
+        }
         if policy.expires_at != before.policy.expires_at {
             self.expiry_counts(&policy, now, "the key was not changed")?;
         }

@@ -91,6 +91,8 @@ fn ask(socket: &Path, revoke: &Revoke) -> Result<Box<Revoked>, Fault> {
         Reply::Status(_)
         | Reply::Issued { .. }
         | Reply::Changed { .. }
+        | Reply::Vendors(_)
+        | Reply::CredentialSet(_)
         | Reply::Keys { .. }
         | Reply::Key(_)
         | Reply::Clock(_)

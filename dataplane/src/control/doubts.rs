@@ -163,6 +163,7 @@ mod tests {
     fn entry(held: u64) -> KeyEntry {
         let policy = Policy {
             vendor: "stripe".to_owned(),
+            account: "default".to_owned(),
             allowed_endpoints: vec!["POST /v1/charges".parse().unwrap()],
             daily_usd_cap: Some(usd(10)),
             total_usd_cap: None,

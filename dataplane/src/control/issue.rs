@@ -8,7 +8,7 @@ use keybrake_proto::control::{Reply, Revoke, Selector};
 use keybrake_proto::key::{self, KeyId};
 use keybrake_proto::ledger::chain::Opening;
 use keybrake_proto::money::Micros;
-use keybrake_proto::policy::{DEPTH_MAX, KeySpec, Policy};
+use keybrake_proto::policy::{KeySpec, Policy};
 use keybrake_proto::time::UnixMicros;
 use ring::rand::{SecureRandom as _, SystemRandom};
 
@@ -38,11 +38,15 @@ impl Control {
             None => spec.policy(&self.vendors, now),
             Some(above) => spec.child_policy(&above.policy, now),
         };
+        let policy = policy.and_then(|policy| self.bounds.judge(&policy, now).map(|()| policy));
         let policy = match policy {
             Ok(policy) => policy,
             Err(error) => return refused(400, "invalid_field", Some(&error.field), error.problem),
         };
-        if let Err(refusal) = self.expiry_counts(&policy, now, "the key was not issued") {
+        let is_possible = self
+            .account_exists(&policy)
+            .and_then(|()| self.expiry_counts(&policy, now, "the key was not issued"));
+        if let Err(refusal) = is_possible {
             return refusal;
         }
         let Some((vault_key, id)) = mint() else {
@@ -115,8 +119,9 @@ impl Control {
                 found.filter(|parent| parent.is_open(seen)).ok_or_else(no_such_holder)?
             }
         };
-        if parent.chain().count() > DEPTH_MAX {
-            return refuse(format!("has {DEPTH_MAX} keys above it, the most there may be"));
+        let above = parent.chain().skip(1).count();
+        if !self.bounds.allows_below(above) {
+            return refuse(format!("has {above} keys above it, so none may be below it"));
         }
         if self.keys.open_children(parent.id, seen) >= OPEN_CHILDREN_MAX {
             let most = format!("has {OPEN_CHILDREN_MAX} open keys below it, the most there may be");

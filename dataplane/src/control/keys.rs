@@ -281,6 +281,7 @@ fn view(entry: &KeyEntry, clock: &Clock) -> KeyView {
         parent_key_id: record.parent,
         children: 0,
         vendor: policy.vendor.clone(),
+        account: policy.account.clone(),
         label: record.label.clone(),
         agent_run_label: record.agent_run_label.clone(),
         allowed_endpoints: policy.allowed_endpoints.clone(),

@@ -1,5 +1,6 @@
 //! From a parsed request to a permit, a hold and an intent, or to the reason why not.
 
+use std::io;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Instant;
@@ -24,14 +25,11 @@ use super::row::Trace;
 use crate::downstream::Downstream;
 use crate::hold::Hold;
 use crate::pacing::{self, Taken, Turn};
-use crate::pool::Pool;
+use crate::pool::{Credential, Pool};
 use crate::registry::{Epoch, KeyEntry, KeyRecord};
 use crate::shard::Shard;
 use crate::tokens::TooFast;
 use crate::upstream::{self, Admitted, Fault, Outgoing, Reply};
-
-/// The vendor account of every credential.
-const ACCOUNT: &str = "default";
 
 /// The longest Idempotency-Key that vendors take.
 const IDEMPOTENCY_KEY_BYTES_MAX: usize = 255;
@@ -54,6 +52,12 @@ impl Target {
         // The index was taken from this very list, which never changes.
         #[expect(clippy::indexing_slicing, reason = "an index of the same list")]
         &shard.pools[self.pool]
+    }
+
+    /// What its calls are sent with now.
+    pub(super) fn credential(&self, shard: &Shard) -> Result<Arc<Credential>, Fault> {
+        let credential = self.pool(shard).vendor.credential(&self.entry.vendor_account);
+        credential.ok_or_else(|| Fault::Unreachable(io::Error::other("its account has no credential")))
     }
 
     /// The number of the pool.
@@ -215,7 +219,10 @@ pub(super) fn judge(
 /// wait, and [`admit`] decides everything anew behind it. Once something is held there is no wait but for the disk and
 /// the vendor.
 pub(super) async fn pace(shard: &Rc<Shard>, target: &Target) -> Result<Taken, Deny> {
-    let Some(pacer) = &target.pool(shard).vendor.pacer else { return Ok(Taken::free()) };
+    let credential = target.pool(shard).vendor.credential(&target.entry.vendor_account);
+    let Some(pacer) = credential.as_ref().and_then(|credential| credential.pacer.as_ref()) else {
+        return Ok(Taken::free());
+    };
     if pacer.try_take(Instant::now()) {
         return Ok(Taken::of(pacer));
     }
@@ -343,7 +350,7 @@ pub(super) fn identify(agent: &Downstream, target: &Target, catalog: &Catalog) -
     };
     add(key);
     add(catalog.name.as_bytes());
-    add(ACCOUNT.as_bytes());
+    add(target.entry.vendor_account.as_bytes());
     for name in catalog.account_fields {
         add(head.field(input, name).unwrap_or_default());
     }
@@ -440,8 +447,8 @@ pub(super) async fn forward(
     // The one place where what is sent is not what arrived: the account is the credential's, and a label is in the name
     // of its host.
     let vendor = &pool.vendor;
-    let replaced =
-        vendor.account.as_deref().and_then(|account| vendor.catalog.with_account(canonical, account));
+    let credential = target.credential(shard)?;
+    let replaced = credential.sid.as_deref().and_then(|sid| vendor.catalog.with_account(canonical, sid));
     let label = vendor.label.filter(|_| vendor.drops_label);
     let unlabeled = label.and_then(|label| canonical.strip_prefix(b"/")?.strip_prefix(label.as_bytes()));
     let path = replaced.as_deref().or(unlabeled).unwrap_or(canonical);
@@ -460,6 +467,7 @@ pub(super) async fn forward(
     let has_body = (head.framing() != BodyFraming::None && !is_dropped)
         || matches!(target.method, Method::Post | Method::Put | Method::Patch);
     let outgoing = Outgoing {
+        credential: &credential,
         line: encode::RequestLine { method: target.method, path, query: head.query(input) },
         fields: &fields,
         body: has_body.then(|| agent.body()),

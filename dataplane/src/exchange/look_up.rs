@@ -85,9 +85,14 @@ async fn look_up(
     let fields: Vec<(&[u8], &[u8])> =
         head.fields(input).filter(|(name, _)| is_passed(name) && !head.drops(input, name)).collect();
     let line = encode::RequestLine { method: Method::Get, path: path.as_bytes(), query: None };
-    let outgoing = Outgoing { line, fields: &fields, body: None };
     let began = Instant::now();
-    let replied = upstream::forward(shard, target.pool(shard), &admitted, &outgoing, began).await;
+    let replied = match target.credential(shard) {
+        Ok(credential) => {
+            let outgoing = Outgoing { credential: &credential, line, fields: &fields, body: None };
+            upstream::forward(shard, target.pool(shard), &admitted, &outgoing, began).await
+        }
+        Err(fault) => Err(fault),
+    };
     let replied = match replied {
         Ok(mut reply) => reply.read_up_to(PRICED_REPLY_BYTES_MAX).await.map(|()| reply),
         Err(fault) => Err(fault),

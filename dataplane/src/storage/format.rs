@@ -187,6 +187,13 @@ pub(super) fn credential_key(vendor: &str, account: &str) -> Vec<u8> {
     key
 }
 
+/// The vendor and the account of such a key.
+pub(super) fn decode_credential_key(key: &[u8]) -> Option<(String, String)> {
+    let (length, rest) = key.split_first_chunk()?;
+    let (vendor, account) = rest.split_at_checked(usize::try_from(u32::from_le_bytes(*length)).ok()?)?;
+    Some((String::from_utf8(vendor.to_vec()).ok()?, String::from_utf8(account.to_vec()).ok()?))
+}
+
 /// `version u8 | credential's version u32 | sealed`.
 pub(super) fn encode_credential(credential: &StoredCredential) -> Vec<u8> {
     let mut value = vec![VERSION];
@@ -277,5 +284,8 @@ mod tests {
     #[test]
     fn vendor_and_account_do_not_run_together() {
         assert_ne!(credential_key("a", "bc"), credential_key("ab", "c"));
+        let read = decode_credential_key(&credential_key("ab", "c"));
+        assert_eq!(read, Some(("ab".to_owned(), "c".to_owned())));
+        assert_eq!(decode_credential_key(&credential_key("ab", "c")[..5]), None);
     }
 }

@@ -12,7 +12,7 @@ use keybrake_proto::journal::IntentId;
 use keybrake_proto::time::{Day, UnixMicros};
 
 use super::books::{Books, Doubt, Handed};
-use super::format::encode_key;
+use super::format::{StoredCredential, credential_key, encode_credential, encode_key};
 use super::key_write::{Done, KeyWrite};
 use super::resolve::{NoDoubt, Resolution, Resolved};
 use super::writer::{Command, Sink, TellResolved, Waits, Writer};
@@ -210,6 +210,26 @@ impl StorageHandle {
         };
         if let Command::Put(write) = command {
             write.done.tell(Err(error));
+        }
+    }
+
+    /// Stores a sealed credential over the one before. Never blocks; `done` is called as by
+    /// [`StorageHandle::put_keys`].
+    pub(crate) fn put_credential(
+        &self,
+        (vendor, account): (&str, &str),
+        credential: &StoredCredential,
+        done: impl FnOnce(Result<(), StoreError>) + Send + 'static,
+    ) {
+        let key = credential_key(vendor, account);
+        let write = Command::Credential { key, value: encode_credential(credential), done: Done::new(done) };
+        let (command, error) = match self.commands.try_send(write) {
+            Ok(()) => return,
+            Err(TrySendError::Full(command)) => (command, StoreError::Busy),
+            Err(TrySendError::Disconnected(command)) => (command, StoreError::Stopped),
+        };
+        if let Command::Credential { done, .. } = command {
+            done.tell(Err(error));
         }
     }
 

@@ -55,6 +55,7 @@ fn key_record(number: u8, revoked_at: Option<UnixMicros>) -> KeyRecord {
         digest: KeyDigest([number; 32]),
         policy: Policy {
             vendor: "stripe".to_owned(),
+            account: "default".to_owned(),
             allowed_endpoints: vec!["POST /v1/charges".parse().unwrap()],
             daily_usd_cap: Some("150.5".parse().unwrap()),
             total_usd_cap: None,

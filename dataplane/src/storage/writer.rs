@@ -15,7 +15,7 @@ use super::StoreError;
 use super::batch::{Batch, Family};
 use super::books::{Books, Doubt, Handed};
 use super::handle::Shared;
-use super::key_write::{KeyWrite, Revocations};
+use super::key_write::{Done, KeyWrite, Revocations};
 use super::resolve::{NoDoubt, Resolution, Resolved, Verdict};
 
 /// Records in one batch: where it was measured, batches of 64 to 512 took the least CPU time a record.
@@ -67,6 +67,12 @@ pub(super) enum Command {
         before: UnixMicros,
         day: Day,
         tell: Arc<dyn Fn(Resolved) + Send + Sync>,
+    },
+    /// A sealed credential, by its key.
+    Credential {
+        key: Vec<u8>,
+        value: Vec<u8>,
+        done: Done,
     },
     /// All doubts.
     Doubts(Sender<Vec<(IntentId, Doubt)>>),
@@ -227,6 +233,13 @@ impl<S: Sink> Writer<S> {
         while let Some(command) = next {
             match command {
                 Command::Put(write) => writes.push(write),
+                Command::Credential { key, value, done } => {
+                    let mut batch = Batch::default();
+                    batch.put(Family::Credentials, &key, &value);
+                    let Writer { sink, shared, .. } = self;
+                    let write = || sink.commit(&batch, Wal::Synced).and_then(|()| sink.mark());
+                    done.tell(shared.timed(write).0);
+                }
                 Command::Stop(stop) => self.stops.push(stop),
                 Command::Resolve { resolution, done } => self.resolve(&resolution, done),
                 Command::Expire { before, day, tell } => self.expire(before, day, &tell),

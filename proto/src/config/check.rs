@@ -4,7 +4,7 @@ use std::net::IpAddr;
 
 use super::{Config, ConfigError, Origin, Vendor, operation};
 use crate::catalog::Catalog;
-use crate::policy::Rate;
+use crate::policy::{DEPTH_MAX, Rate};
 
 /// `sun_path` holds 108 bytes, the last one a zero (unix(7)).
 const SOCKET_PATH_BYTES_MAX: usize = 107;
@@ -71,11 +71,23 @@ pub(super) fn check(config: &Config) -> Result<(), ConfigError> {
     if config.vendors.is_empty() {
         return refuse("vendor", "name at least one vendor in a [[vendor]] section".to_owned());
     }
+    issue(config)?;
     for (at, one) in config.vendors.iter().enumerate() {
         vendor(one, &format!("vendor[{at}]"))?;
         if config.vendors.iter().take(at).any(|other| other.name == one.name) {
             return refuse(&format!("vendor[{at}].name"), format!("`{}` is there twice", one.name));
         }
+    }
+    Ok(())
+}
+
+fn issue(config: &Config) -> Result<(), ConfigError> {
+    let names = config.vendor_names();
+    if let Some(unknown) = config.issue.vendors.iter().flatten().find(|name| !names.contains(name)) {
+        return Err(ConfigError::value("issue.vendors", format!("`{unknown}` is not configured")));
+    }
+    if config.issue.depth_max > DEPTH_MAX {
+        return Err(ConfigError::value("issue.depth_max", format!("must be at most {DEPTH_MAX}")));
     }
     Ok(())
 }

@@ -39,6 +39,9 @@ fn unknown_keys_and_impossible_values_are_named() {
     refused("[admin]\nlisten = \"127.0.0.1:8080\"", &["admin.listen", "differ"]);
     refused("[data]\ndir = \"\"", &["data.dir"]);
     refused("[durability]\nmoney = \"maybe\"", &["maybe", "fsync"]);
+    refused("[issue]\nvendors = [\"twilio\"]", &["issue.vendors", "twilio"]);
+    refused("[issue]\ndepth_max = 9", &["issue.depth_max", "at most 8"]);
+    refused("[issue]\ndaily_usd_cap_max = 1.5", &["\"150.5\""]);
     refused(VENDOR, &["vendor[1].name", "twice"]);
     assert!(parse("", &[]).unwrap_err().contains("at least one vendor"));
     let long = format!("[data]\ndir = \"/{}\"", "x".repeat(120));

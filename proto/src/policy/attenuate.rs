@@ -23,6 +23,7 @@ impl KeySpec {
             texts => Some(rules(texts, &vendor)?),
         };
         Ok(Policy {
+            account: account(self.account.as_deref(), parent)?,
             allowed_endpoints: endpoints(wanted, Some(parent))?,
             daily_usd_cap: cap("daily_usd_cap", self.daily_usd_cap, parent.daily_usd_cap)?,
             total_usd_cap: cap("total_usd_cap", self.total_usd_cap, parent.total_usd_cap)?,
@@ -43,6 +44,15 @@ fn vendor(wanted: &str, parent: &Policy) -> Result<String, SpecError> {
         return Ok(parent.vendor.clone());
     }
     refuse("vendor", format_args!("must be the parent's, `{}`; leave it out", parent.vendor))
+}
+
+fn account(wanted: Option<&str>, parent: &Policy) -> Result<String, SpecError> {
+    match wanted {
+        Some(wanted) if wanted != parent.account => {
+            refuse("account", format_args!("must be the parent's, `{}`; leave it out", parent.account))
+        }
+        Some(_) | None => Ok(parent.account.clone()),
+    }
 }
 
 /// The rules of a key; without a parent some must be wanted.
@@ -179,6 +189,8 @@ mod tests {
         );
         check(r#"{"expires_in": 86401}"#, Err("expires_in: 2026-11-22T00:00:01"));
         check(r#"{"expires_at": "2026-11-22T00:00:01Z"}"#, Err("expires_at: 2026-11-22T00:00:01"));
+        check(r#"{"account": "eu"}"#, Err("account: must be the parent's, `default`"));
+        check(r#"{"account": "EU"}"#, Err("account: must have 1 to 64"));
         check(r#"{"label": ""}"#, Err("label: must have 1 to 200 bytes"));
     }
 

@@ -50,6 +50,9 @@ pub struct KeyChange {
     pub vendor: Option<Fixed>,
     /// Known, and refused: it never changes.
     #[serde(default, deserialize_with = "some", skip_serializing)]
+    pub account: Option<Fixed>,
+    /// Known, and refused: it never changes.
+    #[serde(default, deserialize_with = "some", skip_serializing)]
     pub parent_vault_key: Option<Fixed>,
 }
 
@@ -60,7 +63,7 @@ pub enum Fixed {}
 impl<'de> Deserialize<'de> for Fixed {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Fixed, D::Error> {
         de::IgnoredAny::deserialize(deserializer)?;
-        Err(de::Error::custom("a key's vendor and parent never change; issue another key"))
+        Err(de::Error::custom("a key's vendor, account and parent never change; issue another key"))
     }
 }
 
@@ -123,6 +126,7 @@ impl KeyChange {
         let of_parent = |of: fn(&Policy) -> Option<Micros>| parent.and_then(of);
         Ok(Policy {
             vendor: current.vendor.clone(),
+            account: current.account.clone(),
             allowed_endpoints: self.endpoints(current, parent)?,
             daily_usd_cap: match self.daily_usd_cap {
                 Some(wanted) => cap("daily_usd_cap", wanted, of_parent(|parent| parent.daily_usd_cap))?,

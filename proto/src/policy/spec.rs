@@ -5,7 +5,7 @@ use std::fmt;
 
 use serde::{Deserialize, Deserializer, Serialize, de};
 
-use super::{Params, Policy, Rate, Restrictions, Rule};
+use super::{DEFAULT_ACCOUNT, Params, Policy, Rate, Restrictions, Rule, is_account_name};
 use crate::catalog::Catalog;
 use crate::money::{Micros, usd};
 use crate::time::{UnixMicros, parse_duration_seconds};
@@ -31,6 +31,9 @@ pub struct KeySpec {
     /// The vendor the key is for; empty: the parent's.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub vendor: String,
+    /// Which of the vendor's accounts it acts on; absent: `default`, or the parent's.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub account: Option<String>,
     /// `METHOD /path` rules; required, since no rule means nothing and not everything (rule Q9). Absent below
     /// a parent: the parent's. An empty list is never written as one: it would ask for nothing and get all.
     #[serde(default, deserialize_with = "endpoints", skip_serializing_if = "Vec::is_empty")]
@@ -150,6 +153,7 @@ impl KeySpec {
         self.check_texts()?;
         Ok(Policy {
             vendor: self.vendor.clone(),
+            account: self.account.clone().unwrap_or_else(|| DEFAULT_ACCOUNT.to_owned()),
             allowed_endpoints: rules(&self.allowed_endpoints, &self.vendor)?,
             daily_usd_cap: self.daily_usd_cap,
             total_usd_cap: self.total_usd_cap,
@@ -179,6 +183,9 @@ impl KeySpec {
     }
 
     pub(super) fn check_texts(&self) -> Result<(), SpecError> {
+        if !self.account.as_deref().is_none_or(is_account_name) {
+            return refuse("account", "must have 1 to 64 of the characters a-z, 0-9, _ and -");
+        }
         check_text("label", self.label.as_deref())?;
         check_text("agent_run_label", self.agent_run_label.as_deref())?;
         check_metadata(&self.metadata)

@@ -3,8 +3,9 @@
 use std::path::Path;
 
 use keybrake_proto::control::{
-    self, ClockState, ClockView, Counter, DoubtResolved, DoubtView, FRAME_HEADER_BYTES, KeyStatus, KeyView,
-    Refused, Reply, Request, Revoke, Revoked, Selector, Status,
+    self, AccountView, ClockState, ClockView, Counter, CredentialSet, DoubtResolved, DoubtView,
+    FRAME_HEADER_BYTES, KeyStatus, KeyView, Only, Refused, Reply, Request, Revoke, Revoked, Selector, Status,
+    VendorView,
 };
 use keybrake_proto::key::{self, KeyId};
 use keybrake_proto::money::Micros;
@@ -98,17 +99,23 @@ fn answer(request: Request, behavior: Behavior) -> Reply {
             key: Box::new(KeyView { version: 8, ..view() }),
             late_workers: if behavior == Behavior::NotAcknowledged { vec![1] } else { Vec::new() },
         },
-        Request::ChangeKey { .. } => Reply::Refused(Refused {
-            status: 412,
-            code: "version_mismatch".to_owned(),
-            field: None,
-            message: "the key is at version 7".to_owned(),
-        }),
+        Request::ChangeKey { .. } => refused(412, "version_mismatch", "the key is at version 7"),
         Request::IssueKey(_) => Reply::Refused(Refused {
             status: 400,
             code: "invalid_spec".to_owned(),
             field: Some("vendor".to_owned()),
             message: "is not configured; configured: stripe".to_owned(),
+        }),
+        Request::Vendors => Reply::Vendors(vec![VendorView {
+            name: "stripe".to_owned(),
+            base_url: "https://api.stripe.com".to_owned(),
+            accounts: vec![AccountView { name: "default".to_owned(), version: 1 }],
+        }]),
+        Request::SetCredential(spec) => Reply::CredentialSet(CredentialSet {
+            vendor: spec.vendor,
+            account: spec.account,
+            version: if spec.only == Some(Only::New) { 1 } else { 2 },
+            late_workers: Vec::new(),
         }),
         Request::ListKeys { after: Some(_), .. } => Reply::Keys { keys: Vec::new(), more: false },
         Request::ListKeys { after: None, .. } => Reply::Keys { keys: vec![view()], more: true },
@@ -140,12 +147,7 @@ fn answer(request: Request, behavior: Behavior) -> Reply {
                 charge_usd: charge_usd.unwrap_or_default(),
             }))
         }
-        Request::ResolveDoubt { .. } => Reply::Refused(Refused {
-            status: 404,
-            code: "no_such_doubt".to_owned(),
-            field: None,
-            message: "no call with this id is in doubt".to_owned(),
-        }),
+        Request::ResolveDoubt { .. } => refused(404, "no_such_doubt", "no call with this id is in doubt"),
         Request::ConfirmClock => Reply::Clock(Box::new(clock(Behavior::Answers))),
         Request::ShowKey(_) | Request::SelfKey { .. } | Request::Revoke(_) => Reply::Refused(Refused {
             status: 404,
@@ -154,6 +156,10 @@ fn answer(request: Request, behavior: Behavior) -> Reply {
             message: "there is no such key".to_owned(),
         }),
     }
+}
+
+fn refused(status: u16, code: &str, message: &str) -> Reply {
+    Reply::Refused(Refused { status, code: code.to_owned(), field: None, message: message.to_owned() })
 }
 
 fn view() -> KeyView {
@@ -166,6 +172,7 @@ fn view() -> KeyView {
         children: 2,
         chain_remaining_usd: Micros::new(140_500_000),
         vendor: "stripe".to_owned(),
+        account: "default".to_owned(),
         label: Some("billing".to_owned()),
         agent_run_label: None,
         allowed_endpoints: vec!["POST /v1/charges".parse().unwrap()],
