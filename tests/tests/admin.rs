@@ -103,7 +103,7 @@ fn a_wrong_body_is_refused_with_the_field_and_what_to_write() {
     check(&post(&keybrake, json, &with(r#", "daily_usd_cap": 1e99"#)), 400, "USD");
     check(&post(&keybrake, json, &with(r#", "expires_in": "soon""#)), 400, "expires_in");
     check(&post(&keybrake, json, &with(r#", "expires_at": "2020-01-01T00:00:00Z""#)), 400, "expires_at");
-    check(&post(&keybrake, json, &with(r#", "parent_vault_key": "x""#)), 400, "not enforced by this version");
+    check(&post(&keybrake, json, &with(r#", "parent_vault_key": "x""#)), 401, "unknown, expired or revoked");
     check(&post(&keybrake, "text/plain", &with("")), 415, "application/json");
     check(&post(&keybrake, "application/x-www-form-urlencoded", "vendor=stripe"), 415, "application/json");
     let long = with(&format!(r#", "label": "{}""#, "x".repeat(300_000)));

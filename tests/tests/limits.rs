@@ -92,7 +92,7 @@ fn a_spent_total_cap_names_no_time_and_reads_go_on() {
     assert_eq!(get(keybrake.proxy(), "/stripe/v1/balance", &key.text).status, 200);
     // It is a cap in USD: what has no price is refused under it.
     let mut client = Client::connect(keybrake.proxy());
-    client.send(form_post("/stripe/v1/refunds", &key.text, "charge=ch_1"));
+    client.send(form_post("/stripe/v1/subscriptions", &key.text, "customer=cus_1"));
     assert_eq!(client.reply().expect(403)["error"]["code"], "unpriced");
 }
 

@@ -160,14 +160,15 @@ fn q9_a_call_over_its_bound_is_a_403_and_one_without_a_price_is_held_at_it() {
     // No price is known: it is held at the bound, and counted at it.
     check(&scene.form("/v1/subscriptions", "customer=cus_1&items[0][price]=price_1"), "ok");
     assert_eq!(scene.keybrake.committed_cents(&scene.key.id), 2500);
-    // A refund of all that is left has a price, which only the vendor knows.
+    // A refund of all that is left has a price, which only the vendor knows: what it answers here is no charge.
     check(&scene.form("/v1/refunds", "charge=ch_1"), "unpriced");
     check(&scene.form("/v1/charges", "amount=1&currency=eur"), "currency_not_allowed");
     check(&scene.form("/v1/subscriptions", "customer=cus_1"), "ok");
     check(&scene.form("/v1/subscriptions", "customer=cus_1"), "ok");
     check(&scene.form("/v1/subscriptions", "customer=cus_1"), "daily_cap_exceeded");
     assert_eq!(scene.keybrake.held_cents(&scene.key.id), 0, "every hold has ended");
-    assert_eq!(scene.vendor.seen().len(), 4);
+    let sent = scene.vendor.seen().into_iter().filter(|seen| seen.line.starts_with("POST ")).count();
+    assert_eq!((sent, scene.vendor.seen().len()), (4, 5), "and one look-up");
 }
 
 #[test]

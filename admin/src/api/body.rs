@@ -290,8 +290,6 @@ mod tests {
         check(&stripe(r#""total_usd_cap": "5""#), invalid, Some("total_usd_cap"), "a number of USD").await;
         let budget = "daily_request_budget";
         check(&stripe(r#""daily_request_budget": 0"#), invalid, Some(budget), "from 1 to 1000000000").await;
-        let parent = "parent_vault_key";
-        check(&stripe(r#""parent_vault_key": "x""#), invalid, Some(parent), "not enforced").await;
         check(&stripe(r#""rate_limit_rps": "5""#), invalid, Some("rate_limit_rps"), "number").await;
         check(&stripe(r#""rate_limit_rps": 0"#), invalid, Some("rate_limit_rps"), "is not a rate").await;
         check(&stripe(r#""max_usd_per_call": "5""#), invalid, Some("max_usd_per_call"), "a number of USD")
