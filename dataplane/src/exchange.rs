@@ -62,6 +62,10 @@ async fn run(shard: &Rc<Shard>, agent: &mut Downstream) -> After {
     let mut trace = Trace::begin(shard);
     let (target, permit) = match admission::recognize(shard, agent, &mut trace) {
         Ok(recognized) => recognized,
+        // A key that is not known here may have been issued by the process that has taken over.
+        Err(Deny::Unauthorized) if shard.is_handing_over() => {
+            return refuse(shard, agent, &trace, &Deny::Draining).await;
+        }
         Err(reason) => return refuse(shard, agent, &trace, &reason).await,
     };
     match agent.read_body(&shard.config.proxy, shard.config.proxy.body_bytes_max).await {
@@ -82,11 +86,16 @@ async fn run(shard: &Rc<Shard>, agent: &mut Downstream) -> After {
     if trace.held > Micros::ZERO && shard.journal.durable().await.is_err() {
         let Admitted { hold, ticket, .. } = admitted;
         drop(ticket);
-        let reason = Deny::AuditUnavailable;
+        let is_draining = shard.is_handing_over();
+        let reason = if is_draining { Deny::Draining } else { Deny::AuditUnavailable };
         let ended = hold.release(shard.today());
         let is_doubt = ended.end == journal::End::InDoubt;
         let outcome = if is_doubt { Outcome::Unknown } else { Outcome::Failed };
-        let ending = Ending::allowed(outcome, ended, reason.status());
+        let ending = if is_draining && !is_doubt {
+            Ending::denied(Some(ended))
+        } else {
+            Ending::allowed(outcome, ended, reason.status())
+        };
         return deny(shard, agent, &trace, &reason, ending).await;
     }
     let now = trace.sent();
@@ -220,6 +229,7 @@ async fn lose(
         Fault::Unreachable(_) => Deny::VendorUnreachable,
         Fault::Closed | Fault::Revoked => Deny::Unauthorized,
         Fault::Blind => Deny::ControlUnavailable,
+        Fault::Draining => Deny::Draining,
         Fault::TimedOut => Deny::VendorTimeout,
         Fault::Dropped | Fault::Broken => Deny::VendorBroken,
     };
@@ -234,7 +244,7 @@ async fn lose(
     let is_unknown = !fault.before_send() || ended.end == journal::End::InDoubt;
     let ending = if is_unknown {
         Ending::allowed(Outcome::Unknown, ended, reason.status())
-    } else if matches!(fault, Fault::Closed | Fault::Blind) {
+    } else if matches!(fault, Fault::Closed | Fault::Blind | Fault::Draining) {
         Ending::denied(Some(ended))
     } else {
         Ending::allowed(Outcome::Failed, ended, reason.status())
@@ -274,6 +284,10 @@ async fn deny(
     let must_record = ending.ended.is_some() || has_room;
     if must_record && (trace.has_key() || shard.samples(shard.now())) {
         trace.record(shard, agent, &ending);
+    }
+    // It may have begun before.
+    if shard.is_draining() {
+        agent.end_after_reply();
     }
     let is_repeatable = agent.head().idempotency_key(agent.input()).is_some();
     downstream::write_denial(agent, &denial, &trace.id, is_repeatable);

@@ -11,6 +11,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Instant;
 
+use keybrake_proto::journal::IntentId;
 use keybrake_proto::key::KeyId;
 
 use crate::deadline::{Deadlines, SlotId};
@@ -32,6 +33,7 @@ enum Phase {
 #[derive(Clone, Copy)]
 struct Flight {
     key: KeyId,
+    intent: IntentId,
     phase: Phase,
     /// Its connection to the vendor, once it has looked.
     connection: Option<SlotId>,
@@ -68,9 +70,26 @@ pub(crate) struct InFlight {
     waiting: RefCell<Vec<Waiting>>,
 }
 
-/// A revoke that waits.
+/// Whose exchanges are waited for.
+enum Whose {
+    /// Those of a revoke.
+    Keys(KeySet),
+    /// All: another process takes over, and acknowledges revokes from then on (rule Q23).
+    Everybody,
+}
+
+impl Whose {
+    fn contains(&self, key: &KeyId) -> bool {
+        match self {
+            Whose::Keys(keys) => keys.contains(key),
+            Whose::Everybody => true,
+        }
+    }
+}
+
+/// A revoke that waits, or a hand-over.
 struct Waiting {
-    keys: KeySet,
+    whose: Whose,
     /// Its exchanges that have looked and not sent. No further one looks: the accounts are closed.
     sending: u64,
     cut: u64,
@@ -96,8 +115,8 @@ impl InFlight {
     }
 
     /// Adds an exchange that has a hold.
-    pub(crate) fn board(self: &Rc<InFlight>, key: KeyId) -> Ticket {
-        let flight = Some(Flight { key, phase: Phase::Admitted, connection: None });
+    pub(crate) fn board(self: &Rc<InFlight>, key: KeyId, intent: IntentId) -> Ticket {
+        let flight = Some(Flight { key, intent, phase: Phase::Admitted, connection: None });
         let mut flights = self.flights.borrow_mut();
         let index = self.free.borrow_mut().pop().unwrap_or(flights.len());
         match flights.get_mut(index) {
@@ -115,13 +134,29 @@ impl InFlight {
         at_vendor: AtVendor,
         acknowledge: impl FnOnce(InForce) + 'static,
     ) {
+        let whose = Whose::Keys(keys);
         let cut = match at_vendor {
             AtVendor::Finish => 0,
-            AtVendor::Cut => self.shut_down(&keys, |phase| phase != Phase::Admitted),
+            AtVendor::Cut => self.shut_down(&whose, |phase| phase != Phase::Admitted),
         };
-        let sending = self.count(&keys, Phase::Looked);
+        self.wait(whose, cut, acknowledge);
+    }
+
+    /// Calls `quiet` as soon as no exchange at all has looked and not finished sending. None may look any
+    /// more.
+    pub(crate) fn quiesce(&self, quiet: impl FnOnce(InForce) + 'static) {
+        self.wait(Whose::Everybody, 0, quiet);
+    }
+
+    /// The intents of the exchanges that have not ended.
+    pub(crate) fn running(&self) -> Vec<IntentId> {
+        self.flights.borrow().iter().flatten().map(|flight| flight.intent).collect()
+    }
+
+    fn wait(&self, whose: Whose, cut: u64, acknowledge: impl FnOnce(InForce) + 'static) {
+        let sending = self.count(&whose, Phase::Looked);
         let acknowledge = Box::new(acknowledge);
-        self.waiting.borrow_mut().push(Waiting { keys, sending, cut, ticks: 0, acknowledge });
+        self.waiting.borrow_mut().push(Waiting { whose, sending, cut, ticks: 0, acknowledge });
         self.settle_waiting();
     }
 
@@ -130,35 +165,38 @@ impl InFlight {
         for one in self.waiting.borrow_mut().iter_mut() {
             one.ticks = one.ticks.saturating_add(1);
             if one.ticks >= STUCK_TICKS {
-                let cut = self.shut_down(&one.keys, |phase| phase == Phase::Looked);
+                let cut = self.shut_down(&one.whose, |phase| phase == Phase::Looked);
                 one.cut = one.cut.saturating_add(cut);
             }
         }
     }
 
-    /// Shuts down the connections of the exchanges of `keys` in some phases; answers how many.
-    fn shut_down(&self, keys: &KeySet, phases: impl Fn(Phase) -> bool) -> u64 {
+    /// Shuts down the connections of the exchanges of `whose` in some phases; answers how many.
+    fn shut_down(&self, whose: &Whose, phases: impl Fn(Phase) -> bool) -> u64 {
         let flights = self.flights.borrow();
         let chosen =
-            flights.iter().flatten().filter(|flight| phases(flight.phase) && keys.contains(&flight.key));
+            flights.iter().flatten().filter(|flight| phases(flight.phase) && whose.contains(&flight.key));
         let connections = chosen.filter_map(|flight| flight.connection);
-        let cut = connections.filter(|connection| self.deadlines.revoke(*connection)).count();
-        u64::try_from(cut).unwrap_or(u64::MAX)
+        let cut = |connection: &SlotId| match whose {
+            Whose::Keys(_) => self.deadlines.revoke(*connection),
+            Whose::Everybody => self.deadlines.expire(*connection),
+        };
+        u64::try_from(connections.filter(cut).count()).unwrap_or(u64::MAX)
     }
 
     fn settle_waiting(&self) {
         // Collected first: what is called may come back here.
         let ready: Vec<Waiting> = self.waiting.borrow_mut().extract_if(.., |one| one.sending == 0).collect();
         for one in ready {
-            let at_vendor = self.count(&one.keys, Phase::AtVendor);
+            let at_vendor = self.count(&one.whose, Phase::AtVendor);
             (one.acknowledge)(InForce { at_vendor, cut: one.cut, at: Instant::now() });
         }
     }
 
-    fn count(&self, keys: &KeySet, phase: Phase) -> u64 {
+    fn count(&self, whose: &Whose, phase: Phase) -> u64 {
         let flights = self.flights.borrow();
         let of_phase = flights.iter().flatten().filter(|flight| flight.phase == phase);
-        u64::try_from(of_phase.filter(|flight| keys.contains(&flight.key)).count()).unwrap_or(u64::MAX)
+        u64::try_from(of_phase.filter(|flight| whose.contains(&flight.key)).count()).unwrap_or(u64::MAX)
     }
 
     fn change(&self, index: usize, change: impl FnOnce(&mut Option<Flight>)) {
@@ -176,7 +214,7 @@ impl InFlight {
         if waiting.is_empty() {
             return;
         }
-        for one in waiting.iter_mut().filter(|one| one.keys.contains(&sent.key)) {
+        for one in waiting.iter_mut().filter(|one| one.whose.contains(&sent.key)) {
             one.sending = one.sending.saturating_sub(1);
         }
         drop(waiting);
@@ -224,6 +262,8 @@ mod tests {
     const OURS: &[u8; 16] = b"aaaaaaaaaaaaaaaa";
     const OTHER: &[u8; 16] = b"bbbbbbbbbbbbbbbb";
 
+    const INTENT: IntentId = IntentId::from_u64(1);
+
     fn key(name: &[u8; 16]) -> KeyId {
         KeyId::from_bytes(name).unwrap()
     }
@@ -257,10 +297,10 @@ mod tests {
     fn q20_a_revoke_waits_for_exchanges_that_have_looked_and_for_no_others() {
         let in_flight = in_flight();
         let connections = [connect(&in_flight), connect(&in_flight)];
-        let admitted = in_flight.board(key(OURS));
-        let sending = in_flight.board(key(OURS));
+        let admitted = in_flight.board(key(OURS), INTENT);
+        let sending = in_flight.board(key(OURS), INTENT);
         sending.looked(connections[0].0.id());
-        let elsewhere = in_flight.board(key(OTHER));
+        let elsewhere = in_flight.board(key(OTHER), INTENT);
         elsewhere.looked(connections[1].0.id());
         let told = ask(&in_flight, OURS, AtVendor::Finish);
         assert_eq!(told.get(), None);
@@ -275,7 +315,7 @@ mod tests {
     #[test]
     fn q20_a_revoke_with_nothing_looked_is_told_at_once() {
         let in_flight = in_flight();
-        let _admitted = in_flight.board(key(OURS));
+        let _admitted = in_flight.board(key(OURS), INTENT);
         assert_eq!(ask(&in_flight, OURS, AtVendor::Finish).get(), Some((0, 0)));
     }
 
@@ -283,7 +323,7 @@ mod tests {
     fn q20_an_exchange_that_fails_while_it_sends_lets_the_revoke_go_on() {
         let in_flight = in_flight();
         let connection = connect(&in_flight);
-        let sending = in_flight.board(key(OURS));
+        let sending = in_flight.board(key(OURS), INTENT);
         sending.looked(connection.0.id());
         let told = ask(&in_flight, OURS, AtVendor::Finish);
         drop(sending);
@@ -294,8 +334,8 @@ mod tests {
     fn q20_a_send_that_does_not_end_is_shut_down_and_others_are_not() {
         let in_flight = in_flight();
         let connections = [connect(&in_flight), connect(&in_flight), connect(&in_flight)];
-        let (stuck, at_vendor) = (in_flight.board(key(OURS)), in_flight.board(key(OURS)));
-        let elsewhere = in_flight.board(key(OTHER));
+        let (stuck, at_vendor) = (in_flight.board(key(OURS), INTENT), in_flight.board(key(OURS), INTENT));
+        let elsewhere = in_flight.board(key(OTHER), INTENT);
         for (ticket, (deadline, ..)) in [&stuck, &at_vendor, &elsewhere].into_iter().zip(&connections) {
             ticket.looked(deadline.id());
         }
@@ -315,7 +355,7 @@ mod tests {
     fn a_revoke_that_cuts_shuts_down_what_is_at_the_vendor_and_answers() {
         let in_flight = in_flight();
         let connections = [connect(&in_flight), connect(&in_flight)];
-        let (ours, elsewhere) = (in_flight.board(key(OURS)), in_flight.board(key(OTHER)));
+        let (ours, elsewhere) = (in_flight.board(key(OURS), INTENT), in_flight.board(key(OTHER), INTENT));
         ours.looked(connections[0].0.id());
         elsewhere.looked(connections[1].0.id());
         ours.sent();
@@ -324,5 +364,29 @@ mod tests {
         assert_eq!(told.get(), Some((1, 1)));
         assert!(!is_open(&connections[0].2) && is_open(&connections[1].2));
         assert_eq!(ask(&in_flight, OURS, AtVendor::Cut).get(), Some((1, 0)), "it was cut already");
+    }
+
+    #[test]
+    fn q23_a_hand_over_waits_for_every_send_and_ends_those_that_are_stuck() {
+        let in_flight = in_flight();
+        let connections = [connect(&in_flight), connect(&in_flight)];
+        let (stuck, sent) = (in_flight.board(key(OURS), INTENT), in_flight.board(key(OTHER), INTENT));
+        stuck.looked(connections[0].0.id());
+        sent.looked(connections[1].0.id());
+        let quiet = Rc::new(Cell::new(false));
+        let tell = Rc::clone(&quiet);
+        in_flight.quiesce(move |_| tell.set(true));
+        sent.sent();
+        in_flight.tick();
+        assert!(!quiet.get() && is_open(&connections[0].2));
+        in_flight.tick();
+        assert!(!is_open(&connections[0].2) && is_open(&connections[1].2));
+        let deadline = &connections[0].0;
+        assert!(deadline.has_expired() && !deadline.was_revoked(), "its key is as good as before");
+        stuck.sent();
+        assert!(quiet.get());
+        assert_eq!(in_flight.running(), [INTENT, INTENT]);
+        drop((stuck, sent));
+        assert_eq!(in_flight.running(), []);
     }
 }

@@ -13,6 +13,7 @@ pub mod config;
 pub mod control;
 pub mod deny;
 pub mod form;
+pub mod handover;
 pub mod http1;
 pub mod idempotency;
 pub mod journal;

@@ -79,6 +79,8 @@ fn control(directory: &Directory, shards: usize, keys: &[Arc<KeyEntry>]) -> Cont
         draining: AtomicBool::new(false),
         keys: Keys::new(keys),
         figures: Figures::default(),
+        asked: bounded(1).0,
+        left: Left::default(),
     }
 }
 

@@ -4,11 +4,13 @@
 //! The same code runs behind live shards and at a start, over the records that the store does not
 //! have yet: there is one way from a journal to the books.
 
+mod start;
+
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
 use keybrake_proto::audit::AuditRow;
-use keybrake_proto::idempotency::{Entry, ReservationId, Share};
+use keybrake_proto::idempotency::{ReservationId, Share};
 use keybrake_proto::journal::{Booking, End, IntentId, NotARecord, Record};
 use keybrake_proto::key::KeyId;
 use keybrake_proto::money::Micros;
@@ -20,6 +22,7 @@ use super::format::{self, CURSOR, FLOOR, Spend, encode_intent, encode_place, enc
 use super::remembered::{Executed, Remembered};
 use super::resolve;
 use crate::idempotency::Memory;
+pub(crate) use start::Running;
 
 /// A record on its way to the store.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -154,25 +157,6 @@ impl Books {
         }
     }
 
-    /// What the shards are to know of repeats, as of these books.
-    pub(crate) fn begin_memory(&mut self, now: UnixMicros) -> Arc<Memory> {
-        // Above those of earlier runs, also of reservations that left nothing in the store.
-        let memory = Arc::new(Memory::new(self.last_reservation.max(ReservationId(now.0))));
-        for Executed { key, share, at } in self.remembered.all() {
-            let entry = Entry::executed(share.reservation, *at);
-            if !entry.is_over(now) {
-                memory.insert(*key, share.identity, entry);
-            }
-        }
-        for doubt in self.doubts.values().filter(|doubt| doubt.booked.is_none()) {
-            if let (Some(key), Some(share)) = (doubt.keys.first(), doubt.share) {
-                memory.insert(*key, share.identity, Entry::in_doubt(share.reservation, doubt.quote));
-            }
-        }
-        self.memory = Arc::clone(&memory);
-        memory
-    }
-
     /// Drops the requests whose repeats are free no longer.
     pub(super) fn forget(&mut self, now: UnixMicros) -> Batch {
         let mut batch = Batch::default();
@@ -276,34 +260,6 @@ impl Books {
         (batch, self.floors.clone())
     }
 
-    /// Ends every intent that has no outcome, as after a crash: a row that says so, and a doubt.
-    pub(super) fn end_open(&mut self, now: UnixMicros) -> Batch {
-        let (mut batch, mut touched) = (Batch::default(), Touched::default());
-        let open: Vec<IntentId> = self.open.keys().copied().collect();
-        for id in open {
-            self.lose(id, now, &mut batch, &mut touched);
-        }
-        // Or the next start would find the same intents again.
-        self.raise_floors(&mut batch);
-        self.finish(&mut batch, &touched);
-        batch
-    }
-
-    /// Enters what the journals have and the store has not, and ends what a crash left open. Gives how
-    /// many exchanges that were. `has_row` knows the rows behind the floors.
-    pub(super) fn recover(
-        &mut self,
-        records: &[Handed],
-        now: UnixMicros,
-        has_row: impl Fn(&str) -> bool,
-    ) -> (Batch, u64) {
-        let mut batch = self.enter(records, now);
-        self.forget_ended(has_row);
-        let open = self.open_intents();
-        batch.append(self.end_open(now));
-        (batch, open)
-    }
-
     fn raise_floors(&mut self, batch: &mut Batch) {
         for (shard, cursor) in &self.cursors {
             if self.floors.insert(*shard, *cursor) != Some(*cursor) {
@@ -314,30 +270,6 @@ impl Books {
             self.floor_row = self.next_sequence;
             batch.put(Family::Meta, format::FLOOR_ROW, &encode_sequence(self.floor_row));
         }
-    }
-
-    /// At a start: forgets the open intents whose rows the store has. A store can be past the end of
-    /// a journal: the disk had the one's outcome and not yet the other's, or the file was refused.
-    fn forget_ended(&mut self, has_row: impl Fn(&str) -> bool) {
-        self.open.retain(|_, open| {
-            let row = AuditRow::decode(&open.row);
-            open.stored || !row.is_ok_and(|row| has_row(row.id))
-        });
-    }
-
-    /// At a start: a record that the store has, of which only the open intent is missing there.
-    fn recall(&mut self, handed: &Handed) -> Result<(), NotARecord> {
-        if self.floors.get(&handed.shard).is_some_and(|floor| handed.sequence <= *floor) {
-            return Ok(());
-        }
-        match Record::decode(&handed.payload)? {
-            record @ Record::Intent { .. } => self.open(handed, record),
-            Record::Outcome { intent: Some(intent), .. } | Record::Lost { intent } => {
-                self.open.remove(&intent);
-            }
-            Record::Outcome { intent: None, .. } => {}
-        }
-        Ok(())
     }
 
     fn open(&mut self, handed: &Handed, record: Record<'_>) {

@@ -48,6 +48,11 @@ impl Remembered {
         self.reservations.contains_key(&reservation)
     }
 
+    /// The executed request of this reservation.
+    pub(super) fn find(&self, reservation: ReservationId) -> Option<&Executed> {
+        self.executed.get(self.reservations.get(&reservation)?)
+    }
+
     /// Adds one, in the batch of its booking, and forgets the key's oldest beyond the bound (rule Q17).
     pub(super) fn put(&mut self, executed: Executed, batch: &mut Batch) {
         batch.put(

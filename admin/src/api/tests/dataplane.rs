@@ -137,12 +137,14 @@ fn answer(request: Request, behavior: Behavior) -> Reply {
             message: "no call with this id is in doubt".to_owned(),
         }),
         Request::ConfirmClock => Reply::Clock(Box::new(clock(Behavior::Answers))),
-        Request::ShowKey(_) | Request::SelfKey { .. } | Request::Revoke(_) => Reply::Refused(Refused {
-            status: 404,
-            code: "no_such_key".to_owned(),
-            field: None,
-            message: "there is no such key".to_owned(),
-        }),
+        Request::ShowKey(_) | Request::SelfKey { .. } | Request::Revoke(_) | Request::TakeOver(_) => {
+            Reply::Refused(Refused {
+                status: 404,
+                code: "no_such_key".to_owned(),
+                field: None,
+                message: "there is no such key".to_owned(),
+            })
+        }
     }
 }
 
