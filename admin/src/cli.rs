@@ -56,7 +56,8 @@ enum Command {
     #[command(
         after_help = "Examples:\n  keybrake up\n  keybrake up --config /etc/keybrake/keybrake.toml\n\nSIGTERM \
                             and Ctrl-C drain and stop both; a second Ctrl-C kills them. A process that dies is \
-                            started again.\n`kill -9` of this process leaves both running: stop them by their own \
+                            started again.\nSIGUSR2 restarts both without refusing a connection: for an upgrade, or a \
+                            new configuration.\n`kill -9` of this process leaves both running: stop them by their own \
                             process ids."
     )]
     Up,

@@ -11,9 +11,9 @@ use std::process::{ExitCode, ExitStatus, Stdio};
 use std::time::Duration;
 
 use keybrake_proto::config::Config;
-use rustix::process::{Pid, Signal, kill_process};
+use rustix::process::{self, Pid, kill_process};
 use tokio::process::{Child, Command};
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep, timeout};
@@ -52,7 +52,20 @@ struct Program {
     name: &'static str,
     command: Box<dyn Fn() -> Command + Send + Sync>,
     stop_within: Duration,
+    restart: Restart,
 }
+
+/// How a child makes way for the next one of its kind.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Restart {
+    /// The next one is started beside it, with this argument, and takes over; then it ends by itself.
+    TakeOver(&'static str),
+    /// It ends, and the next one is started.
+    OneBehindTheOther,
+}
+
+/// Counts the restarts that were asked for; those that came while one was under way are one.
+type Restarts = watch::Receiver<u64>;
 
 /// Why a child is not kept running, although nobody asked for its end.
 #[derive(Debug, PartialEq, Eq)]
@@ -63,7 +76,7 @@ enum Hopeless {
     NotFound(String),
 }
 
-/// Supervises both processes until SIGTERM, SIGINT or SIGHUP.
+/// Supervises both processes until SIGTERM, SIGINT or SIGHUP; at SIGUSR2 it restarts both.
 pub(crate) fn up(path: &Path, config: &Config) -> Result<ExitCode, Failure> {
     // Its environment holds the vendors' credentials.
     rustix::process::set_dumpable_behavior(rustix::process::DumpableBehavior::NotDumpable).ok();
@@ -76,8 +89,8 @@ pub(crate) fn up(path: &Path, config: &Config) -> Result<ExitCode, Failure> {
         .build()
         .map_err(|error| Failure::setup(format_args!("cannot start: {error}")))?;
     runtime.block_on(async {
-        let signals = signals()?;
-        supervise(programs, signals).await
+        let (signals, restarts) = (signals()?, restart_signals()?);
+        supervise(programs, signals, restarts).await
     })
 }
 
@@ -91,7 +104,8 @@ fn dataplane(own: &Path, config: &Path, stop_within: Duration) -> Program {
         command.arg("--config").arg(&config).env_remove(TOKEN_ENV);
         command
     };
-    Program { name: DATAPLANE, command: Box::new(command), stop_within }
+    let restart = Restart::TakeOver("--take-over");
+    Program { name: DATAPLANE, command: Box::new(command), stop_within, restart }
 }
 
 /// The admin process, without the vendors' credentials (rule Q27).
@@ -107,14 +121,28 @@ fn admin(own: PathBuf, path: &Path, config: &Config, stop_within: Duration) -> P
         }
         command
     };
-    Program { name: "keybrake admin", command: Box::new(command), stop_within }
+    let restart = Restart::OneBehindTheOther;
+    Program { name: "keybrake admin", command: Box::new(command), stop_within, restart }
+}
+
+fn listen(kind: SignalKind) -> Result<Signal, Failure> {
+    signal(kind).map_err(|error| Failure::setup(format_args!("cannot listen for signals: {error}")))
+}
+
+/// Each SIGUSR2 asks for a restart.
+fn restart_signals() -> Result<Restarts, Failure> {
+    let mut again = listen(SignalKind::user_defined2())?;
+    let (asked, restarts) = watch::channel(0_u64);
+    tokio::spawn(async move {
+        while again.recv().await.is_some() && !asked.is_closed() {
+            asked.send_modify(|count| *count = count.wrapping_add(1));
+        }
+    });
+    Ok(restarts)
 }
 
 /// The orders that this process's signals mean: the first one stops, a second SIGINT kills.
 fn signals() -> Result<watch::Receiver<Order>, Failure> {
-    let listen = |kind| {
-        signal(kind).map_err(|error| Failure::setup(format_args!("cannot listen for signals: {error}")))
-    };
     let mut terminate = listen(SignalKind::terminate())?;
     let mut interrupt = listen(SignalKind::interrupt())?;
     // A closed terminal: without this the children would outlive the supervisor.
@@ -151,9 +179,10 @@ struct Kept {
 }
 
 impl Kept {
-    fn start(program: Program) -> Kept {
+    /// Keeps a child and restarts it when `restarts` ask for it; `restarted` is told of each time.
+    fn start(program: Program, restarts: Restarts, restarted: watch::Sender<u64>) -> Kept {
         let (orders, ordered) = watch::channel(Order::Run);
-        Kept { orders, keeper: tokio::spawn(keep(program, ordered)) }
+        Kept { orders, keeper: tokio::spawn(keep(program, ordered, restarts, restarted)) }
     }
 
     /// Orders the child's end and waits for it; a kill asked for meanwhile is passed on.
@@ -177,8 +206,12 @@ impl Kept {
 async fn supervise(
     [dataplane, admin]: [Program; 2],
     mut signals: watch::Receiver<Order>,
+    restarts: Restarts,
 ) -> Result<ExitCode, Failure> {
-    let (mut dataplane, mut admin) = (Kept::start(dataplane), Kept::start(admin));
+    // The admin process follows a dataplane that was restarted, so that both are of one version.
+    let (taken_over, admin_restarts) = watch::channel(0);
+    let mut dataplane = Kept::start(dataplane, restarts, taken_over);
+    let mut admin = Kept::start(admin, admin_restarts, watch::channel(0).0);
     let ended = tokio::select! {
         () = reaches(&mut signals, Order::Stop) => None,
         ended = &mut dataplane.keeper => Some(ended),
@@ -197,25 +230,22 @@ async fn supervise(
 }
 
 /// Keeps one child running until it is ordered to end.
-async fn keep(program: Program, mut orders: watch::Receiver<Order>) -> Result<(), Hopeless> {
+async fn keep(
+    program: Program,
+    mut orders: watch::Receiver<Order>,
+    mut restarts: Restarts,
+    restarted: watch::Sender<u64>,
+) -> Result<(), Hopeless> {
     let mut backoff = BACKOFF_MIN;
     let mut is_first = true;
     loop {
-        let started = Instant::now();
-        let ended = match spawn(&program) {
+        let (ended, ran_for) = match spawn(&program, &[]) {
             Err(error) if is_first => return Err(Hopeless::NotFound(not_started(&program, &error))),
-            Err(error) => Ended::NotStarted(error),
-            Ok(mut child) => {
-                let ended = tokio::select! {
-                    ended = child.wait() => Some(Ended::from(ended)),
-                    () = reaches(&mut orders, Order::Stop) => None,
-                };
-                let Some(ended) = ended else {
-                    stop(&program, child, orders).await;
-                    return Ok(());
-                };
-                ended
-            }
+            Err(error) => (Ended::NotStarted(error), Duration::ZERO),
+            Ok(child) => match live(&program, child, &mut orders, &mut restarts, &restarted).await {
+                Some(ended) => ended,
+                None => return Ok(()),
+            },
         };
         if let (true, Ended::Status(status)) = (is_first, &ended)
             && status.code() == Some(i32::from(STATUS_SETUP))
@@ -223,7 +253,7 @@ async fn keep(program: Program, mut orders: watch::Receiver<Order>) -> Result<()
             return Err(Hopeless::CannotStart(STATUS_SETUP));
         }
         is_first = false;
-        if started.elapsed() >= STEADY_AFTER {
+        if ran_for >= STEADY_AFTER {
             backoff = BACKOFF_MIN;
         }
         eprintln!("keybrake: {} {ended}; starting it again in {} s", program.name, backoff.as_secs_f32());
@@ -232,6 +262,86 @@ async fn keep(program: Program, mut orders: watch::Receiver<Order>) -> Result<()
             () = reaches(&mut orders, Order::Stop) => return Ok(()),
         }
         backoff = backoff.saturating_mul(2).min(BACKOFF_MAX);
+    }
+}
+
+/// Watches a child, and those that take its place, until one ends by itself: how, and how long that one ran.
+/// `None`: it was ordered to end, and has.
+async fn live(
+    program: &Program,
+    mut child: Child,
+    orders: &mut watch::Receiver<Order>,
+    restarts: &mut Restarts,
+    restarted: &watch::Sender<u64>,
+) -> Option<(Ended, Duration)> {
+    let mut started = Instant::now();
+    loop {
+        tokio::select! {
+            ended = child.wait() => return Some((Ended::from(ended), started.elapsed())),
+            () = reaches(orders, Order::Stop) => {
+                stop(program, child, orders.clone()).await;
+                return None;
+            }
+            () = asked(restarts) => {}
+        }
+        let id = child.id();
+        child = match program.restart {
+            Restart::TakeOver(argument) => take_over(program, child, argument, orders).await?,
+            Restart::OneBehindTheOther => {
+                stop(program, child, orders.clone()).await;
+                match spawn(program, &[]) {
+                    Ok(next) => next,
+                    Err(error) => return Some((Ended::NotStarted(error), Duration::ZERO)),
+                }
+            }
+        };
+        if child.id() != id {
+            started = Instant::now();
+            restarted.send_modify(|count| *count = count.wrapping_add(1));
+        }
+    }
+}
+
+/// Waits for the next restart that is asked for, for ever where nobody can ask any more.
+async fn asked(restarts: &mut Restarts) {
+    if restarts.changed().await.is_err() {
+        std::future::pending::<()>().await;
+    }
+}
+
+/// Starts the next child beside `old`, with the argument that makes it take over; gives the one that runs then.
+/// `None`: both were ordered to end, and have.
+async fn take_over(
+    program: &Program,
+    mut old: Child,
+    argument: &str,
+    orders: &mut watch::Receiver<Order>,
+) -> Option<Child> {
+    eprintln!("keybrake: restarting {}", program.name);
+    let mut next = match spawn(program, &[argument]) {
+        Ok(next) => next,
+        Err(error) => {
+            eprintln!("keybrake: {} is not restarted: {}", program.name, not_started(program, &error));
+            return Some(old);
+        }
+    };
+    tokio::select! {
+        // It has said why. An old one that has given up its place already ends as well, and is started again.
+        ended = next.wait() => {
+            eprintln!("keybrake: {} is not restarted: the new one {}", program.name, Ended::from(ended));
+            Some(old)
+        }
+        ended = old.wait() => {
+            let ended = Ended::from(ended);
+            if !matches!(ended, Ended::Status(status) if status.success()) {
+                eprintln!("keybrake: the old {} {ended}", program.name);
+            }
+            Some(next)
+        }
+        () = reaches(orders, Order::Stop) => {
+            tokio::join!(stop(program, old, orders.clone()), stop(program, next, orders.clone()));
+            None
+        }
     }
 }
 
@@ -266,8 +376,9 @@ fn not_started(program: &Program, error: &io::Error) -> String {
     format!("cannot start {}: {error}", program.name)
 }
 
-fn spawn(program: &Program) -> io::Result<Child> {
+fn spawn(program: &Program, more: &[&str]) -> io::Result<Child> {
     let mut command = (program.command)();
+    command.args(more);
     // Output goes straight through. What keeps a child ends it: the runtime's end kills.
     command.stdin(Stdio::null()).process_group(0).kill_on_drop(true).spawn()
 }
@@ -277,7 +388,7 @@ async fn stop(program: &Program, mut child: Child, mut orders: watch::Receiver<O
     // Not reaped yet, so the id is still the child's.
     let pid = child.id().and_then(|id| i32::try_from(id).ok()).and_then(Pid::from_raw);
     if let Some(pid) = pid
-        && let Err(error) = kill_process(pid, Signal::TERM)
+        && let Err(error) = kill_process(pid, process::Signal::TERM)
     {
         eprintln!("keybrake: cannot stop {}: {error}", program.name);
     }

@@ -173,6 +173,11 @@ impl<C: Cell> Account<C> {
         chain::reserve(self, today, quote)
     }
 
+    /// Keeps `quote` and one request aside that another process has admitted, above the caps too.
+    pub(crate) fn carry(&self, day: Day, quote: Micros) {
+        chain::carry(self, day, quote);
+    }
+
     /// Replaces a hold of `quote` by `charge` on the later of `today` and each word's day: what the
     /// vendor accepted after midnight counts on the new day too (rule M9). `booked` is told every
     /// key of the chain and its day, this one first.

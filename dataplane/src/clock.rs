@@ -62,6 +62,8 @@ struct Keeper {
     /// What was written last.
     written: (BootMicros, UnixMicros),
     is_written: bool,
+    /// Another process rolls the day.
+    is_retired: bool,
     told: (ClockState, Option<&'static str>),
 }
 
@@ -90,6 +92,7 @@ impl Clock {
             guard,
             written: (now.boot, guard.seen),
             is_written: true,
+            is_retired: false,
             told: (ClockState::Ok, None),
         };
         let clock = Clock {
@@ -175,9 +178,22 @@ impl Clock {
         keeper.write(guard, read_both().boot)
     }
 
+    /// Records the agreement as [`Clock::record`] does, and touches the record no more: another process rolls the
+    /// day from now on.
+    pub(crate) fn retire(&self) -> io::Result<()> {
+        let mut keeper = self.keeper();
+        let guard = keeper.guard;
+        let recorded = keeper.write(guard, read_both().boot);
+        keeper.is_retired = true;
+        recorded
+    }
+
     /// Compares the clocks; the day rolls here, when it is on disk.
     fn look(&self) {
         let mut keeper = self.keeper();
+        if keeper.is_retired {
+            return;
+        }
         let now = read_both();
         let (next, recorded) = keeper.guard.look(now);
         if recorded == Recorded::Whenever {
@@ -307,6 +323,9 @@ fn state(guard: &Guard, now: Reading) -> (ClockState, Option<&'static str>) {
 impl Keeper {
     /// Brings `guard` to the disk; from then on it is the one in force.
     fn write(&mut self, guard: Guard, boot: BootMicros) -> io::Result<()> {
+        if self.is_retired {
+            return Err(io::Error::other("another dataplane has taken over"));
+        }
         let record = guard.record(boot);
         file::write(&self.path, &record)?;
         self.guard = guard;
@@ -321,6 +340,13 @@ impl Keeper {
         let has_stepped = seen.0 > written_seen.0.saturating_add(waited_us).saturating_add(STEP_US);
         waited_us >= RECORD_US || has_stepped || !self.is_written
     }
+}
+
+/// Microseconds of a clock that all processes of the machine share and nobody can set.
+pub(crate) fn monotonic_us() -> u64 {
+    let time = clock_gettime(ClockId::Monotonic);
+    let seconds = u64::try_from(time.tv_sec).unwrap_or_default();
+    seconds.saturating_mul(1_000_000).saturating_add(u64::try_from(time.tv_nsec).unwrap_or_default() / 1000)
 }
 
 /// The wall clock, which anybody may set.

@@ -9,7 +9,7 @@ use crate::shard::Shard;
 /// Serves requests until the connection ends.
 pub(crate) async fn serve(shard: Rc<Shard>, mut agent: Downstream) {
     loop {
-        if shard.is_draining() && agent.has_no_input() {
+        if shard.closes_idle() && agent.has_no_input() {
             return agent.close().await;
         }
         match agent.next_request(&shard.config.proxy).await {

@@ -8,6 +8,7 @@ mod change;
 mod client;
 mod doubts;
 mod front;
+mod hand_over;
 mod issue;
 mod keys;
 mod revoke;
@@ -24,12 +25,13 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use crossbeam_channel::{Receiver, bounded};
+use crossbeam_channel::{Receiver, Sender, bounded};
 use keybrake_proto::control::{ClockState, Counter, Refused, Reply, Request, Status};
 use keybrake_proto::policy::IssueBounds;
 use socket2::{Domain, SockAddr, Socket, Type};
 
 use crate::clock::Clock;
+use crate::heir::Left;
 use crate::in_flight::InForce;
 use crate::lease::Lease;
 use crate::mailbox::Mailbox;
@@ -42,6 +44,7 @@ use crate::storage::StorageHandle;
 pub(crate) use client::{Told, order};
 pub(crate) use doubts::start as start_doubts;
 pub(crate) use front::start;
+pub(crate) use hand_over::{Asked, Front, Parked};
 pub(crate) use keys::Keys;
 pub(crate) use revoke::Figures;
 pub(crate) use spool::carry_out;
@@ -69,16 +72,20 @@ pub(crate) struct Control {
     /// Held by whoever changes a key or a credential.
     pub(crate) changes: Mutex<()>,
     pub(crate) figures: Figures,
+    /// Where a process that wants to take over is sent.
+    pub(crate) asked: Sender<Asked>,
+    /// What the process before still runs.
+    pub(crate) left: Left,
 }
 
 /// What all shards said, as far as they did in time.
-struct Gathered {
+pub(crate) struct Gathered {
     at_vendor: u64,
     cut: u64,
     /// When the last of them said it.
     last: Option<Instant>,
     /// Those that said nothing.
-    late: Vec<usize>,
+    pub(crate) late: Vec<usize>,
 }
 
 /// Binds the control socket, which only its owner may open.
@@ -101,6 +108,11 @@ fn refused(status: u16, code: &str, field: Option<&str>, message: impl Into<Stri
     Reply::Refused(Refused { status, code: code.to_owned(), field, message: message.into() })
 }
 
+/// The refusal of a second take-over at a time.
+fn busy() -> Reply {
+    refused(503, "take_over_busy", None, "another take-over is under way; try again when it is over")
+}
+
 impl Control {
     fn answer(&self, request: Request, arrived: Instant) -> Reply {
         match request {
@@ -119,6 +131,8 @@ impl Control {
             Request::ConfirmClock => self.confirm_clock(),
             Request::Doubts => self.doubts(),
             Request::ResolveDoubt { id, charge_usd } => self.resolve_doubt(&id, charge_usd),
+            // The control thread has sent it elsewhere.
+            Request::TakeOver(_) => busy(),
         }
     }
 
@@ -190,6 +204,13 @@ impl Control {
                 u64::try_from(storage.queued).unwrap_or(u64::MAX),
             ),
             number("open_intents", "gauge", "Exchanges whose outcome is not recorded.", storage.open_intents),
+            Counter {
+                name: "keybrake_inherited_calls".to_owned(),
+                help: "Calls that the dataplane before this one still runs.".to_owned(),
+                kind: "gauge".to_owned(),
+                label: None,
+                value: self.left.count(),
+            },
             number("damaged_total", "counter", "Records that could not be read: a bug.", storage.damaged),
             number("healthy", "gauge", "1 while the last write succeeded.", u64::from(storage.healthy)),
         ]);
@@ -198,7 +219,7 @@ impl Control {
     }
 
     /// Posts a message to every shard at once; the receiver gets each one's answer.
-    fn post_all(&self, message: impl Fn(Ack) -> Message) -> Receiver<(usize, InForce)> {
+    pub(crate) fn post_all(&self, message: impl Fn(Ack) -> Message) -> Receiver<(usize, InForce)> {
         let (to, acks) = bounded(self.shards.len());
         for (number, shard) in self.shards.iter().enumerate() {
             shard.post(message(Ack { shard: number, to: to.clone() }));
@@ -207,7 +228,7 @@ impl Control {
     }
 
     /// Waits until every shard has answered, or until `until`.
-    fn gather(&self, acks: &Receiver<(usize, InForce)>, until: Instant) -> Gathered {
+    pub(crate) fn gather(&self, acks: &Receiver<(usize, InForce)>, until: Instant) -> Gathered {
         let late = (0..self.shards.len()).collect();
         let mut gathered = Gathered { at_vendor: 0, cut: 0, last: None, late };
         while !gathered.late.is_empty() {

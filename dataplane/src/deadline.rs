@@ -102,12 +102,22 @@ impl Deadlines {
 
     /// Shuts one connection down because of a revoke. `true`, unless it had ended or was shut down before.
     pub(crate) fn revoke(&self, id: SlotId) -> bool {
+        self.end_one(id, |slot| slot.revoked = true)
+    }
+
+    /// Shuts one connection down before its time. `true`, unless it had ended or was shut down before.
+    pub(crate) fn expire(&self, id: SlotId) -> bool {
+        self.end_one(id, |_| ())
+    }
+
+    fn end_one(&self, id: SlotId, note: impl FnOnce(&mut Slot)) -> bool {
         let mut slots = self.slots.borrow_mut();
         let Some(Some(slot)) = slots.get_mut(id.index) else { return false };
         if slot.serial != id.serial || slot.expired {
             return false;
         }
-        (slot.expired, slot.revoked) = (true, true);
+        slot.expired = true;
+        note(slot);
         rt::shutdown(slot.fd, Direction::Both);
         true
     }

@@ -69,6 +69,10 @@ async fn run(shard: &Rc<Shard>, agent: &mut Downstream) -> After {
     let mut trace = Trace::begin(shard);
     let mut recognized = match admission::recognize(shard, agent, &mut trace) {
         Ok(recognized) => recognized,
+        // A key that is not known here may have been issued by the process that has taken over.
+        Err(Deny::Unauthorized) if shard.is_handing_over() => {
+            return refuse(shard, agent, &trace, &Deny::Draining).await;
+        }
         Err(reason) => return refuse(shard, agent, &trace, &reason).await,
     };
     // Before the body is read: what is too fast costs nothing more.
@@ -97,7 +101,9 @@ async fn run(shard: &Rc<Shard>, agent: &mut Downstream) -> After {
             let Admitted { hold, ticket, .. } = admitted;
             drop(ticket);
             let ended = hold.release(shard.today());
-            return fail(shard, agent, &trace, ended, &Deny::AuditUnavailable).await;
+            let is_draining = shard.is_handing_over();
+            let reason = if is_draining { Deny::Draining } else { Deny::AuditUnavailable };
+            return fail(shard, agent, &trace, ended, &reason).await;
         }
         let now = trace.sent();
         match admission::forward(shard, agent, &target, &admitted, now).await {
@@ -162,7 +168,11 @@ async fn fail(
 ) -> After {
     let is_doubt = ended.end == journal::End::InDoubt;
     let outcome = if is_doubt { Outcome::Unknown } else { Outcome::Failed };
-    let ending = Ending::allowed(outcome, ended, reason.status());
+    let ending = if *reason == Deny::Draining && !is_doubt {
+        Ending::denied(Some(ended))
+    } else {
+        Ending::allowed(outcome, ended, reason.status())
+    };
     deny(shard, agent, trace, reason, ending).await
 }
 
@@ -205,7 +215,7 @@ async fn deliver(
     if reply.is_complete() {
         // The row is on its way before the agent knows the outcome.
         trace.record(shard, agent, &ending);
-        look_up::remember(shard, target, remembered);
+        look_up::remember(shard, target, trace.intent, remembered);
         drop(ticket);
         write_whole(shard, agent, &trace, &reply);
         reply.finish(target.pool(shard));
@@ -216,7 +226,7 @@ async fn deliver(
     let is_whole = streamed.is_ok() || outcome == Outcome::Unknown;
     let ending = Ending { outcome: if is_whole { outcome } else { Outcome::Cut }, ..ending };
     trace.record(shard, agent, &ending);
-    look_up::remember(shard, target, remembered);
+    look_up::remember(shard, target, trace.intent, remembered);
     match streamed {
         Ok(()) => {
             reply.finish(target.pool(shard));
@@ -296,6 +306,7 @@ async fn lose(
         Fault::Closed | Fault::Revoked => Deny::Unauthorized,
         Fault::Blind => Deny::ControlUnavailable,
         Fault::Stale => Deny::PolicyChanged,
+        Fault::Draining => Deny::Draining,
         Fault::TimedOut => Deny::VendorTimeout,
         Fault::Dropped | Fault::Broken => Deny::VendorBroken,
     };
@@ -310,7 +321,7 @@ async fn lose(
     let is_unknown = !fault.before_send() || ended.end == journal::End::InDoubt;
     let ending = if is_unknown {
         Ending::allowed(Outcome::Unknown, ended, reason.status())
-    } else if matches!(fault, Fault::Closed | Fault::Blind | Fault::Stale) {
+    } else if matches!(fault, Fault::Closed | Fault::Blind | Fault::Stale | Fault::Draining) {
         Ending::denied(Some(ended))
     } else {
         Ending::allowed(Outcome::Failed, ended, reason.status())
@@ -350,6 +361,10 @@ async fn deny(
     let must_record = ending.ended.is_some() || has_room;
     if must_record && (trace.has_key() || shard.samples(shard.now())) {
         trace.record(shard, agent, &ending);
+    }
+    // It may have begun before.
+    if shard.is_draining() {
+        agent.end_after_reply();
     }
     let is_repeatable = agent.head().idempotency_key(agent.input()).is_some();
     downstream::write_denial(agent, &denial, &trace.id, is_repeatable);

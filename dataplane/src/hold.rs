@@ -3,6 +3,7 @@
 use std::rc::Rc;
 use std::sync::Arc;
 
+use keybrake_proto::handover::Fate;
 use keybrake_proto::idempotency::{Answer, Ending, Identity, Joined, Money, Share};
 use keybrake_proto::journal::{Booking, End, IntentId};
 use keybrake_proto::ledger::chain::{Refusal, Sent};
@@ -12,6 +13,7 @@ use keybrake_proto::time::{Day, UnixMicros};
 use crate::idempotency::{Memory, Place};
 use crate::journal::Journal;
 use crate::registry::KeyEntry;
+use crate::storage::Running;
 
 /// A quote kept aside in a key's account. Only [`Hold::reserve`] makes one.
 ///
@@ -57,6 +59,8 @@ pub(crate) struct Ended {
     pub(crate) amount: Micros,
     /// What had been held for that.
     pub(crate) covered: Micros,
+    /// How its exchange ended by itself, for a process that has taken over.
+    pub(crate) fate: Fate,
 }
 
 impl Hold {
@@ -97,6 +101,20 @@ impl Hold {
         Ok(Hold { entry, journal, intent: None, quote, shared, day, ended: false })
     }
 
+    /// The hold of an exchange that another process has admitted. What it keeps aside stands in the account
+    /// and in `memory` already.
+    pub(crate) fn inherited(
+        entry: &Arc<KeyEntry>,
+        journal: &Rc<Journal>,
+        memory: &Arc<Memory>,
+        running: &Running,
+    ) -> Hold {
+        let Running { intent, day, quote, share, .. } = *running;
+        let (entry, journal) = (Arc::clone(entry), Rc::clone(journal));
+        let shared = share.map(|share| Shared { memory: Arc::clone(memory), share });
+        Hold { entry, journal, intent: Some(intent), quote, shared, day, ended: false }
+    }
+
     /// What is kept aside for it, by itself or by others.
     pub(crate) fn quote(&self) -> Micros {
         self.quote
@@ -125,57 +143,52 @@ impl Hold {
     /// It was sent and cost this much.
     pub(crate) fn settle(self, today: Day, execution: Execution) -> Ended {
         let Execution { charge, answer, at } = execution;
-        if self.shared.is_some() {
-            return self.end_shared(today, Ending::Executed(answer), Sent::Yes, (charge, at));
-        }
-        self.end(today, charge, Sent::Yes)
+        self.end_as(today, Fate { ending: Ending::Executed(answer), sent: Sent::Yes, charge, at })
     }
 
     /// It was sent, and the vendor definitely refused.
     pub(crate) fn refused(self, today: Day) -> Ended {
-        self.end_free(today, Sent::Yes)
+        self.end_as(today, without_charge(Ending::MovedNothing, Sent::Yes))
     }
 
     /// Nothing was sent.
     pub(crate) fn release(self, today: Day) -> Ended {
-        self.end_free(today, Sent::No)
+        self.end_as(today, without_charge(Ending::MovedNothing, Sent::No))
     }
 
     /// It was sent and the outcome is not known: the quote stays held and committed.
-    pub(crate) fn doubt(mut self, today: Day) -> Ended {
-        if self.shared.is_some() {
-            return self.end_shared(today, Ending::Unknown, Sent::Yes, Default::default());
+    pub(crate) fn doubt(self, today: Day) -> Ended {
+        self.end_as(today, without_charge(Ending::Unknown, Sent::Yes))
+    }
+
+    /// Its exchange ended so, here or in the process that admitted it.
+    pub(crate) fn end_as(self, today: Day, fate: Fate) -> Ended {
+        match fate.ending {
+            _ if self.shared.is_some() => self.end_shared(today, fate),
+            Ending::Unknown => self.keep(today, fate),
+            Ending::Executed(_) | Ending::MovedNothing => self.end(today, fate),
         }
+    }
+
+    fn keep(mut self, today: Day, fate: Fate) -> Ended {
         self.ended = true;
         self.entry.add_doubt(self.quote);
         let mut bookings = Vec::with_capacity(1);
         self.entry.account.doubt(today, |key, day| {
             bookings.push(Booking { key, day, charge: Micros::ZERO, requests: 1 });
         });
-        Ended { bookings, end: End::InDoubt, amount: self.quote, covered: self.quote }
+        Ended { bookings, end: End::InDoubt, amount: self.quote, covered: self.quote, fate }
     }
 
-    fn end_free(self, today: Day, sent: Sent) -> Ended {
-        if self.shared.is_some() {
-            return self.end_shared(today, Ending::MovedNothing, sent, Default::default());
-        }
-        self.end(today, Micros::ZERO, sent)
-    }
-
-    fn end(mut self, today: Day, charge: Micros, sent: Sent) -> Ended {
+    fn end(mut self, today: Day, fate: Fate) -> Ended {
         self.ended = true;
-        let bookings = self.book(today, self.quote, charge, sent);
-        Ended { bookings, end: End::Booked, amount: charge, covered: self.quote }
+        let bookings = self.book(today, self.quote, fate.charge, fate.sent);
+        Ended { bookings, end: End::Booked, amount: fate.charge, covered: self.quote, fate }
     }
 
     /// Ends one of the exchanges on a reservation; what becomes of the money, all of them decide.
-    fn end_shared(
-        mut self,
-        today: Day,
-        ending: Ending,
-        sent: Sent,
-        (charge, at): (Micros, UnixMicros),
-    ) -> Ended {
+    fn end_shared(mut self, today: Day, fate: Fate) -> Ended {
+        let Fate { ending, sent, charge, at } = fate;
         self.ended = true;
         let money = self.end_in_memory(ending, at);
         let none = Micros::ZERO;
@@ -197,7 +210,7 @@ impl Hold {
             | Money::DoubtSettled(_)
             | Money::Beyond => (charged, freed),
         };
-        Ended { bookings, end, amount, covered }
+        Ended { bookings, end, amount, covered, fate }
     }
 
     fn end_in_memory(&self, ending: Ending, at: UnixMicros) -> Money {
@@ -223,6 +236,10 @@ impl Hold {
         });
         bookings
     }
+}
+
+fn without_charge(ending: Ending, sent: Sent) -> Fate {
+    Fate { ending, sent, charge: Micros::ZERO, at: UnixMicros::default() }
 }
 
 impl Drop for Hold {

@@ -11,6 +11,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Instant;
 
+use keybrake_proto::journal::IntentId;
 use keybrake_proto::key::KeyId;
 
 use crate::deadline::{Deadlines, SlotId};
@@ -32,6 +33,7 @@ enum Phase {
 #[derive(Clone, Copy)]
 struct Flight {
     key: KeyId,
+    intent: IntentId,
     phase: Phase,
     /// Its connection to the vendor, once it has looked.
     connection: Option<SlotId>,
@@ -70,10 +72,26 @@ pub(crate) struct InFlight {
     waiting: RefCell<Vec<Waiting>>,
 }
 
-/// A revoke or a change that waits.
+/// Whose exchanges are waited for.
+enum Whose {
+    /// Those of a revoke.
+    Keys(KeySet),
+    /// All: of a change, or since another process takes over, and acknowledges revokes from then on (rule Q23).
+    Everybody,
+}
+
+impl Whose {
+    fn contains(&self, key: &KeyId) -> bool {
+        match self {
+            Whose::Keys(keys) => keys.contains(key),
+            Whose::Everybody => true,
+        }
+    }
+}
+
+/// A revoke, a change or a hand-over that waits.
 struct Waiting {
-    /// `None`: all.
-    keys: Option<KeySet>,
+    whose: Whose,
     /// The exchanges that had looked and not sent: further ones look under what holds now, if at all.
     sending: Vec<usize>,
     at_vendor: AtVendor,
@@ -100,8 +118,8 @@ impl InFlight {
     }
 
     /// Adds an exchange that has a hold.
-    pub(crate) fn board(self: &Rc<InFlight>, key: KeyId) -> Ticket {
-        let flight = Some(Flight { key, phase: Phase::Admitted, connection: None });
+    pub(crate) fn board(self: &Rc<InFlight>, key: KeyId, intent: IntentId) -> Ticket {
+        let flight = Some(Flight { key, intent, phase: Phase::Admitted, connection: None });
         let mut flights = self.flights.borrow_mut();
         let index = self.free.borrow_mut().pop().unwrap_or(flights.len());
         match flights.get_mut(index) {
@@ -119,21 +137,32 @@ impl InFlight {
         at_vendor: AtVendor,
         acknowledge: impl FnOnce(InForce) + 'static,
     ) {
-        self.wait_for(Some(keys), at_vendor, Box::new(acknowledge));
+        self.wait_for(Whose::Keys(keys), at_vendor, Box::new(acknowledge));
     }
 
     /// The same for the exchanges of all keys: none that has looked already is still sending.
     pub(crate) fn acknowledge_all(&self, acknowledge: impl FnOnce(InForce) + 'static) {
-        self.wait_for(None, AtVendor::Wait, Box::new(acknowledge));
+        self.wait_for(Whose::Everybody, AtVendor::Wait, Box::new(acknowledge));
     }
 
-    fn wait_for(&self, keys: Option<KeySet>, at_vendor: AtVendor, acknowledge: Box<dyn FnOnce(InForce)>) {
+    /// Calls `quiet` as soon as no exchange at all has looked and not finished sending. None may look any
+    /// more.
+    pub(crate) fn quiesce(&self, quiet: impl FnOnce(InForce) + 'static) {
+        self.wait_for(Whose::Everybody, AtVendor::Finish, Box::new(quiet));
+    }
+
+    /// The intents of the exchanges that have not ended.
+    pub(crate) fn running(&self) -> Vec<IntentId> {
+        self.flights.borrow().iter().flatten().map(|flight| flight.intent).collect()
+    }
+
+    fn wait_for(&self, whose: Whose, at_vendor: AtVendor, acknowledge: Box<dyn FnOnce(InForce)>) {
         let cut = match at_vendor {
             AtVendor::Finish | AtVendor::Wait => 0,
-            AtVendor::Cut => self.shut_down(keys.as_ref(), |phase| phase != Phase::Admitted),
+            AtVendor::Cut => self.shut_down(&whose, |phase| phase != Phase::Admitted),
         };
-        let sending = self.sending(keys.as_ref());
-        self.waiting.borrow_mut().push(Waiting { keys, sending, at_vendor, cut, ticks: 0, acknowledge });
+        let sending = self.sending(&whose);
+        self.waiting.borrow_mut().push(Waiting { whose, sending, at_vendor, cut, ticks: 0, acknowledge });
         self.settle_waiting();
     }
 
@@ -143,19 +172,23 @@ impl InFlight {
         for one in waiting.iter_mut().filter(|one| one.at_vendor != AtVendor::Wait) {
             one.ticks = one.ticks.saturating_add(1);
             if one.ticks >= STUCK_TICKS {
-                let cut = self.shut_down(one.keys.as_ref(), |phase| phase == Phase::Looked);
+                let cut = self.shut_down(&one.whose, |phase| phase == Phase::Looked);
                 one.cut = one.cut.saturating_add(cut);
             }
         }
     }
 
-    /// Shuts down the connections of the exchanges of `keys` in some phases; answers how many.
-    fn shut_down(&self, keys: Option<&KeySet>, phases: impl Fn(Phase) -> bool) -> u64 {
+    /// Shuts down the connections of the exchanges of `whose` in some phases; answers how many.
+    fn shut_down(&self, whose: &Whose, phases: impl Fn(Phase) -> bool) -> u64 {
         let flights = self.flights.borrow();
-        let chosen = flights.iter().flatten().filter(|flight| phases(flight.phase) && is_of(keys, flight));
+        let chosen =
+            flights.iter().flatten().filter(|flight| phases(flight.phase) && whose.contains(&flight.key));
         let connections = chosen.filter_map(|flight| flight.connection);
-        let cut = connections.filter(|connection| self.deadlines.revoke(*connection)).count();
-        u64::try_from(cut).unwrap_or(u64::MAX)
+        let cut = |connection: &SlotId| match whose {
+            Whose::Keys(_) => self.deadlines.revoke(*connection),
+            Whose::Everybody => self.deadlines.expire(*connection),
+        };
+        u64::try_from(connections.filter(cut).count()).unwrap_or(u64::MAX)
     }
 
     fn settle_waiting(&self) {
@@ -163,20 +196,20 @@ impl InFlight {
         let ready: Vec<Waiting> =
             self.waiting.borrow_mut().extract_if(.., |one| one.sending.is_empty()).collect();
         for one in ready {
-            let at_vendor = self.count(one.keys.as_ref(), Phase::AtVendor);
+            let at_vendor = self.count(&one.whose, Phase::AtVendor);
             (one.acknowledge)(InForce { at_vendor, cut: one.cut, at: Instant::now() });
         }
     }
 
-    fn count(&self, keys: Option<&KeySet>, phase: Phase) -> u64 {
+    fn count(&self, whose: &Whose, phase: Phase) -> u64 {
         let flights = self.flights.borrow();
         let of_phase = flights.iter().flatten().filter(|flight| flight.phase == phase);
-        u64::try_from(of_phase.filter(|flight| is_of(keys, flight)).count()).unwrap_or(u64::MAX)
+        u64::try_from(of_phase.filter(|flight| whose.contains(&flight.key)).count()).unwrap_or(u64::MAX)
     }
 
-    fn sending(&self, keys: Option<&KeySet>) -> Vec<usize> {
+    fn sending(&self, whose: &Whose) -> Vec<usize> {
         let flights = self.flights.borrow();
-        let is_sending = |flight: &Flight| flight.phase == Phase::Looked && is_of(keys, flight);
+        let is_sending = |flight: &Flight| flight.phase == Phase::Looked && whose.contains(&flight.key);
         let sending =
             flights.iter().enumerate().filter(|(_, flight)| flight.as_ref().is_some_and(is_sending));
         sending.map(|(index, _)| index).collect()
@@ -204,10 +237,6 @@ impl InFlight {
         drop(waiting);
         self.settle_waiting();
     }
-}
-
-fn is_of(keys: Option<&KeySet>, flight: &Flight) -> bool {
-    keys.is_none_or(|keys| keys.contains(&flight.key))
 }
 
 impl Ticket {
@@ -250,6 +279,8 @@ mod tests {
     const OURS: &[u8; 16] = b"aaaaaaaaaaaaaaaa";
     const OTHER: &[u8; 16] = b"bbbbbbbbbbbbbbbb";
 
+    const INTENT: IntentId = IntentId::from_u64(1);
+
     fn key(name: &[u8; 16]) -> KeyId {
         KeyId::from_bytes(name).unwrap()
     }
@@ -283,10 +314,10 @@ mod tests {
     fn q20_a_revoke_waits_for_exchanges_that_have_looked_and_for_no_others() {
         let in_flight = in_flight();
         let connections = [connect(&in_flight), connect(&in_flight)];
-        let admitted = in_flight.board(key(OURS));
-        let sending = in_flight.board(key(OURS));
+        let admitted = in_flight.board(key(OURS), INTENT);
+        let sending = in_flight.board(key(OURS), INTENT);
         sending.looked(connections[0].0.id());
-        let elsewhere = in_flight.board(key(OTHER));
+        let elsewhere = in_flight.board(key(OTHER), INTENT);
         elsewhere.looked(connections[1].0.id());
         let told = ask(&in_flight, OURS, AtVendor::Finish);
         assert_eq!(told.get(), None);
@@ -301,7 +332,7 @@ mod tests {
     #[test]
     fn q20_a_revoke_with_nothing_looked_is_told_at_once() {
         let in_flight = in_flight();
-        let _admitted = in_flight.board(key(OURS));
+        let _admitted = in_flight.board(key(OURS), INTENT);
         assert_eq!(ask(&in_flight, OURS, AtVendor::Finish).get(), Some((0, 0)));
     }
 
@@ -309,7 +340,7 @@ mod tests {
     fn q20_an_exchange_that_fails_while_it_sends_lets_the_revoke_go_on() {
         let in_flight = in_flight();
         let connection = connect(&in_flight);
-        let sending = in_flight.board(key(OURS));
+        let sending = in_flight.board(key(OURS), INTENT);
         sending.looked(connection.0.id());
         let told = ask(&in_flight, OURS, AtVendor::Finish);
         drop(sending);
@@ -320,10 +351,10 @@ mod tests {
     fn q22_a_change_waits_for_what_had_looked_for_as_long_as_it_takes_and_for_nothing_later() {
         let in_flight = in_flight();
         let connections = [connect(&in_flight), connect(&in_flight)];
-        let before = in_flight.board(key(OURS));
+        let before = in_flight.board(key(OURS), INTENT);
         before.looked(connections[0].0.id());
         let told = ask(&in_flight, OURS, AtVendor::Wait);
-        let after = in_flight.board(key(OURS));
+        let after = in_flight.board(key(OURS), INTENT);
         after.looked(connections[1].0.id());
         after.sent();
         assert_eq!(told.get(), None, "that one was decided by the new policy");
@@ -339,8 +370,8 @@ mod tests {
     fn q20_a_send_that_does_not_end_is_shut_down_and_others_are_not() {
         let in_flight = in_flight();
         let connections = [connect(&in_flight), connect(&in_flight), connect(&in_flight)];
-        let (stuck, at_vendor) = (in_flight.board(key(OURS)), in_flight.board(key(OURS)));
-        let elsewhere = in_flight.board(key(OTHER));
+        let (stuck, at_vendor) = (in_flight.board(key(OURS), INTENT), in_flight.board(key(OURS), INTENT));
+        let elsewhere = in_flight.board(key(OTHER), INTENT);
         for (ticket, (deadline, ..)) in [&stuck, &at_vendor, &elsewhere].into_iter().zip(&connections) {
             ticket.looked(deadline.id());
         }
@@ -360,7 +391,7 @@ mod tests {
     fn a_revoke_that_cuts_shuts_down_what_is_at_the_vendor_and_answers() {
         let in_flight = in_flight();
         let connections = [connect(&in_flight), connect(&in_flight)];
-        let (ours, elsewhere) = (in_flight.board(key(OURS)), in_flight.board(key(OTHER)));
+        let (ours, elsewhere) = (in_flight.board(key(OURS), INTENT), in_flight.board(key(OTHER), INTENT));
         ours.looked(connections[0].0.id());
         elsewhere.looked(connections[1].0.id());
         ours.sent();
@@ -369,5 +400,29 @@ mod tests {
         assert_eq!(told.get(), Some((1, 1)));
         assert!(!is_open(&connections[0].2) && is_open(&connections[1].2));
         assert_eq!(ask(&in_flight, OURS, AtVendor::Cut).get(), Some((1, 0)), "it was cut already");
+    }
+
+    #[test]
+    fn q23_a_hand_over_waits_for_every_send_and_ends_those_that_are_stuck() {
+        let in_flight = in_flight();
+        let connections = [connect(&in_flight), connect(&in_flight)];
+        let (stuck, sent) = (in_flight.board(key(OURS), INTENT), in_flight.board(key(OTHER), INTENT));
+        stuck.looked(connections[0].0.id());
+        sent.looked(connections[1].0.id());
+        let quiet = Rc::new(Cell::new(false));
+        let tell = Rc::clone(&quiet);
+        in_flight.quiesce(move |_| tell.set(true));
+        sent.sent();
+        in_flight.tick();
+        assert!(!quiet.get() && is_open(&connections[0].2));
+        in_flight.tick();
+        assert!(!is_open(&connections[0].2) && is_open(&connections[1].2));
+        let deadline = &connections[0].0;
+        assert!(deadline.has_expired() && !deadline.was_revoked(), "its key is as good as before");
+        stuck.sent();
+        assert!(quiet.get());
+        assert_eq!(in_flight.running(), [INTENT, INTENT]);
+        drop((stuck, sent));
+        assert_eq!(in_flight.running(), []);
     }
 }

@@ -10,6 +10,7 @@
 
 mod committer;
 mod medium;
+mod outcome;
 mod read;
 mod start;
 
@@ -32,12 +33,12 @@ use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
+use crossbeam_channel::Sender;
 use futures_channel::oneshot;
 use keybrake_proto::audit::AuditRow;
-use keybrake_proto::catalog::amount::{Counted, ObjectId};
 use keybrake_proto::idempotency::Share;
 use keybrake_proto::journal::segment::{HEADER_BYTES, Header, Survives, frame_bytes};
-use keybrake_proto::journal::{Booking, End, IntentId, Record};
+use keybrake_proto::journal::{IntentId, Record};
 use keybrake_proto::key::KeyId;
 use keybrake_proto::money::Micros;
 use keybrake_proto::time::Day;
@@ -112,6 +113,8 @@ struct State {
     waiters: VecDeque<(u64, oneshot::Sender<bool>)>,
     /// Frames on their way to the file.
     scratch: Vec<u8>,
+    /// Another process keeps the books, and is told.
+    successor: Option<Sender<Vec<u8>>>,
 }
 
 struct Active {
@@ -125,6 +128,9 @@ impl Journal {
     /// Whether admission may go on: file, disk and storage take what comes.
     pub(crate) fn has_room(&self) -> bool {
         let state = self.state.borrow();
+        if state.successor.is_some() {
+            return true;
+        }
         let has_space = state.spare.is_some()
             || state.active.as_ref().is_some_and(|active| active.free_bytes() >= active.segment.bytes / 8);
         let is_open = state.active.is_some() && state.confirming.is_none() && has_space;
@@ -147,6 +153,9 @@ impl Journal {
         let row = row.encode(Vec::with_capacity(ROW_BYTES));
         let record = Record::Intent { keys, day, quote, share, row: &row };
         let mut state = self.state.borrow_mut();
+        if state.successor.is_some() {
+            return Err(NoRoom);
+        }
         let sequence = state.push(&record);
         if self.flush(&mut state).is_err() {
             // Nobody has heard of it.
@@ -185,46 +194,11 @@ impl Journal {
         Ok(synced)
     }
 
-    /// Records how an exchange ended, or that a request was denied. It is never lost.
-    pub(crate) fn outcome(
-        &self,
-        intent: Option<IntentId>,
-        end: End,
-        bookings: Vec<Booking>,
-        row: &AuditRow<'_>,
-    ) {
-        let row = row.encode(Vec::with_capacity(ROW_BYTES));
-        self.record(&Record::Outcome { intent, end, bookings, row: &row });
-    }
-
-    /// Records what a vendor's object counts for a key, behind the outcome that says so.
-    pub(crate) fn counted(&self, key: KeyId, object: ObjectId, counted: Counted) {
-        self.record(&Record::Counted { key, object, counted });
-    }
-
-    /// Records that a decision was taken back and nothing was sent: its exchange goes on under another intent, which
-    /// has the row.
-    pub(crate) fn withdraw(&self, intent: IntentId, bookings: Vec<Booking>) {
-        self.record(&Record::Outcome { intent: Some(intent), end: End::Booked, bookings, row: &[] });
-    }
-
-    /// Records that an exchange vanished: what it held is in doubt.
-    pub(crate) fn lost(&self, intent: IntentId) {
-        self.record(&Record::Lost { intent });
-    }
-
-    fn record(&self, record: &Record<'_>) {
-        let mut state = self.state.borrow_mut();
-        state.push(record);
-        // What the file does not take waits for a fresh one.
-        self.flush(&mut state).ok();
-        self.hand_over(&mut state);
-    }
-
     /// What the committer says.
     pub(crate) fn obey(&self, event: Event) {
         let mut state = self.state.borrow_mut();
         match event {
+            _ if state.successor.is_some() => {}
             Event::Synced { epoch, up_to } => {
                 self.synced(&mut state, epoch, up_to);
                 self.hand_over(&mut state);
@@ -239,6 +213,9 @@ impl Journal {
     /// `true` when nothing waits.
     pub(crate) fn tick(&self) -> bool {
         let mut state = self.state.borrow_mut();
+        if state.successor.is_some() {
+            return true;
+        }
         if self.durability != Durability::Off {
             if state.active.is_none() {
                 self.begin_fresh(&mut state);
@@ -417,6 +394,9 @@ impl Journal {
     /// refused by its disk loses nothing. `true` when nothing waits.
     pub(crate) fn finish(&self) -> bool {
         let mut state = self.state.borrow_mut();
+        if state.successor.is_some() {
+            return true;
+        }
         let last = state.next.saturating_sub(1);
         self.hand_over_up_to(&mut state, last);
         state.handed == last

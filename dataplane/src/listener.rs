@@ -3,28 +3,39 @@
 use std::rc::Rc;
 use std::time::Duration;
 
-use futures_channel::oneshot;
-
 use crate::connection;
 use crate::downstream::Downstream;
 use crate::rt::{self, Listener};
-use crate::shard::Shard;
+use crate::shard::{Shard, Stage};
 use crate::transport::Transport;
 
 /// How long to wait when the process is out of descriptors: it must not spin (rule G6).
 const BACK_OFF: Duration = Duration::from_millis(10);
 
-/// Accepts until draining begins. The socket listens no more when this returns.
-pub(crate) async fn run(
-    shard: Rc<Shard>,
-    listener: Listener,
-    mut drained: oneshot::Receiver<()>,
-    limit: u64,
-) {
-    while let Some(accepted) = rt::unless(&mut drained, listener.accept()).await {
-        let Ok((tcp, peer)) = accepted else {
-            rt::sleep(BACK_OFF).await;
-            continue;
+/// Between two looks while another process may take over.
+const PAUSE: Duration = Duration::from_millis(5);
+
+/// Accepts until the process stops: the socket listens no more when this returns. Or until another process has
+/// the socket, which then goes on listening.
+pub(crate) async fn run(shard: Rc<Shard>, listener: Rc<Listener>, limit: u64) {
+    let _given_up = GivenUp(Rc::clone(&shard));
+    loop {
+        match shard.stage() {
+            Stage::Admits => {}
+            Stage::Pauses => {
+                rt::sleep(PAUSE).await;
+                continue;
+            }
+            Stage::HandedOver => return,
+            Stage::Drains => return listener.stop(),
+        }
+        let (tcp, peer) = match listener.accept().await {
+            Ok(Some(accepted)) => accepted,
+            Ok(None) => continue,
+            Err(_) => {
+                rt::sleep(BACK_OFF).await;
+                continue;
+            }
         };
         let metrics = &shard.metrics;
         if metrics.connections.read() >= limit {
@@ -41,7 +52,15 @@ pub(crate) async fn run(
         };
         rt::spawn(serve, move || panicked.metrics.panics.add(1));
     }
-    listener.stop();
+}
+
+/// Says that nobody is accepted any more.
+struct GivenUp(Rc<Shard>);
+
+impl Drop for GivenUp {
+    fn drop(&mut self) {
+        self.0.door_is_given_up();
+    }
 }
 
 /// Counts a connection down, however it ends.

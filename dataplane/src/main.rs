@@ -19,8 +19,11 @@ mod clock;
 mod connection;
 mod control;
 mod deadline;
+mod descriptors;
 mod downstream;
 mod exchange;
+mod hand_over;
+mod heir;
 mod hold;
 mod idempotency;
 mod in_flight;
@@ -46,6 +49,7 @@ mod shard;
 mod simulation;
 mod state;
 mod storage;
+mod take_over;
 mod tls;
 mod tokens;
 mod transport;
@@ -75,7 +79,7 @@ const EXIT_PENDING: u8 = 3;
 #[command(
     version,
     after_help = "Examples:\n  keybrake-dataplane --config keybrake.toml\n  keybrake-dataplane --driver epoll\n  \
-                  keybrake-dataplane revoke vk_0123456789abcdef\n\n`keybrake up` starts it together with the admin process."
+                  keybrake-dataplane --take-over\n  keybrake-dataplane revoke vk_0123456789abcdef\n\n`keybrake up` starts it together with the admin process."
 )]
 struct Arguments {
     /// The configuration file.
@@ -84,6 +88,10 @@ struct Arguments {
     /// How workers talk to the kernel; over `proxy.driver`.
     #[arg(long, value_enum)]
     driver: Option<DriverArgument>,
+    /// Take the place of the dataplane that runs on this data directory: no connection is refused meanwhile, and
+    /// calls that are at a vendor end there. Starts as usual where none runs.
+    #[arg(long)]
+    take_over: bool,
     #[command(subcommand)]
     command: Option<Command>,
 }
@@ -174,6 +182,7 @@ fn main() -> ExitCode {
         }
         Err(problem) => return fail(&problem, EXIT_CANNOT_START),
     };
+    let begin = if arguments.take_over { run::Begin::TakeOver } else { run::Begin::Alone };
     match arguments.command {
         Some(Command::Revoke(arguments)) => revoke(&config, arguments),
         Some(Command::Check) => offline(check::check(&config)),
@@ -181,7 +190,7 @@ fn main() -> ExitCode {
             let confirmed = if yes { Confirmed::Yes } else { Confirmed::No };
             offline(check::accept(&config, confirmed))
         }
-        None => match run::run(config) {
+        None => match run::run(config, begin) {
             Ok(()) => ExitCode::SUCCESS,
             Err(run::Failure::Start(error)) => fail(&format!("{error:#}"), EXIT_CANNOT_START),
             Err(run::Failure::Running(error)) => fail(&format!("{error:#}"), 1),

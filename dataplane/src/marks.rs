@@ -16,6 +16,8 @@ struct Kept {
     mark: Mark,
     /// Whether the file holds it.
     written: bool,
+    /// Another process writes the file.
+    is_retired: bool,
 }
 
 /// Where the file is, behind a seam: the simulation brings disks that fail.
@@ -92,7 +94,7 @@ impl Marks {
             // Written in full, so that no later mark needs space.
             file.write_at(&vec![0; SLOT_BYTES.saturating_mul(SLOTS)], 0)?;
         }
-        let marks = Marks(Mutex::new(Kept { file, mark, written: false }));
+        let marks = Marks(Mutex::new(Kept { file, mark, written: false, is_retired: false }));
         marks.note(Last::Synced, |_| {})?;
         Ok(marks)
     }
@@ -100,6 +102,9 @@ impl Marks {
     /// Changes the mark and writes it.
     pub(crate) fn note(&self, last: Last, change: impl FnOnce(&mut Mark)) -> io::Result<()> {
         let mut kept = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if kept.is_retired {
+            return Ok(());
+        }
         let mut mark = kept.mark.clone();
         change(&mut mark);
         if mark == kept.mark && kept.written {
@@ -112,5 +117,10 @@ impl Marks {
         // A mark whose sync failed is written again, though nothing changes.
         (kept.mark, kept.written) = (mark, synced.is_ok());
         synced
+    }
+
+    /// From now on another process writes the file, and this one does not.
+    pub(crate) fn retire(&self) {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).is_retired = true;
     }
 }

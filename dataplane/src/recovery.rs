@@ -10,6 +10,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context as _, anyhow, bail};
 use keybrake_proto::config::Config;
+use keybrake_proto::journal::IntentId;
 use keybrake_proto::mark::{Found, Mark, Reached};
 use keybrake_proto::time::UnixMicros;
 
@@ -29,8 +30,8 @@ pub(crate) struct Opened {
     pub(crate) boot: [u8; 16],
 }
 
-/// Opens store, journals and anchor, and ends what a crash cut off.
-pub(crate) fn open(config: &Config) -> anyhow::Result<Opened> {
+/// Opens store, journals and anchor, and ends what a crash cut off; not what `runs` says another process runs.
+pub(crate) fn open(config: &Config, runs: impl Fn(IntentId) -> bool) -> anyhow::Result<Opened> {
     let mut store = Store::open(&config.data.store_dir())?;
     // Behind the store's lock: no other process writes it now.
     let mark = read_mark(config)?;
@@ -38,7 +39,7 @@ pub(crate) fn open(config: &Config) -> anyhow::Result<Opened> {
     let mut books = store.books()?;
     let recovered = read_journals(config, &books, boot)?;
     judge(config, &store, &books, &recovered, mark.as_ref())?;
-    let open = store.recover(&mut books, &recovered.records, now())?;
+    let open = store.recover(&mut books, &recovered.records, now(), runs)?;
     if open > 0 || recovered.torn > 0 {
         eprintln!(
             "keybrake-dataplane: the last run did not stop cleanly: {open} requests may have been at a vendor and are \
@@ -112,7 +113,7 @@ pub(crate) fn accept(config: &Config) -> anyhow::Result<Accepted> {
     let dir = config.data.journal_dir();
     let readable = journal::recover_readable(&dir, boot_id(), books.cursors(), books.floors())?;
     let records: Vec<_> = readable.records.into_iter().filter(|handed| handed.record().is_ok()).collect();
-    store.recover(&mut books, &records, now())?;
+    store.recover(&mut books, &records, now(), |_| false)?;
     // Sequences that were ever used name exchanges for ever, so none is used again.
     let mark = mark.ok().flatten();
     let mut last = readable.last;

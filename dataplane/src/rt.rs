@@ -4,6 +4,7 @@
 //! connection which will be used again is never dropped before it is done: io_uring may already
 //! have taken the bytes.
 
+use std::cell::RefCell;
 use std::future::Future;
 use std::io;
 use std::net::{SocketAddr, TcpListener as StdListener};
@@ -16,7 +17,7 @@ use std::time::Duration;
 
 use keybrake_proto::config::Driver;
 use monoio::buf::IoBufMut as _;
-use monoio::io::{AsyncReadRent as _, AsyncWriteRentExt as _};
+use monoio::io::{AsyncReadRent as _, AsyncWriteRentExt as _, Canceller};
 use monoio::net::{TcpListener, TcpStream, UnixStream};
 use monoio::{IoUringDriver, LegacyDriver, RuntimeBuilder};
 
@@ -107,18 +108,6 @@ pub(crate) async fn sleep(duration: Duration) {
     monoio::time::sleep(duration).await;
 }
 
-/// What `future` comes to, or `None` when `stop` comes first. The future is then dropped, so it
-/// must not be one whose loss matters.
-pub(crate) async fn unless<T>(
-    stop: &mut futures_channel::oneshot::Receiver<()>,
-    future: impl Future<Output = T>,
-) -> Option<T> {
-    monoio::select! {
-        output = future => Some(output),
-        _stopped = stop => None,
-    }
-}
-
 /// What `future` comes to, or `None` after `limit`. The future is then dropped, so it must not be
 /// one whose loss matters.
 pub(crate) async fn within<T>(limit: Duration, future: impl Future<Output = T>) -> Option<T> {
@@ -132,24 +121,46 @@ pub(crate) fn pin_to_core(index: usize) {
 }
 
 /// A listening socket of one shard.
-pub(crate) struct Listener(TcpListener);
+pub(crate) struct Listener {
+    tcp: TcpListener,
+    /// The same socket, to be handed on.
+    same: StdListener,
+    canceller: RefCell<Canceller>,
+}
 
 impl Listener {
     pub(crate) fn from_std(listener: StdListener, kernel: Kernel) -> io::Result<Listener> {
         listener.set_nonblocking(kernel.wants_nonblocking())?;
-        Ok(Listener(TcpListener::from_std(listener)?))
+        let same = listener.try_clone()?;
+        Ok(Listener { tcp: TcpListener::from_std(listener)?, same, canceller: RefCell::default() })
     }
 
-    pub(crate) async fn accept(&self) -> io::Result<(Tcp, SocketAddr)> {
-        let (stream, peer) = self.0.accept().await?;
+    /// The next agent; `None` where [`Listener::interrupt`] came first. Nobody is lost by that: the accept
+    /// is withdrawn, not dropped.
+    pub(crate) async fn accept(&self) -> io::Result<Option<(Tcp, SocketAddr)>> {
+        let handle = self.canceller.borrow().handle();
+        let (stream, peer) = match self.tcp.cancelable_accept(handle).await {
+            Err(error) if error.raw_os_error() == Some(libc::ECANCELED) => return Ok(None),
+            accepted => accepted?,
+        };
         stream.set_nodelay(true)?;
-        Ok((Tcp(stream), peer))
+        Ok(Some((Tcp(stream), peer)))
     }
 
-    /// Refuses connections from now on. Dropping the listener is not enough over io_uring: an accept
-    /// that was given up keeps the socket listening until one more agent connects.
+    /// Ends the accept that waits.
+    pub(crate) fn interrupt(&self) {
+        let fresh = self.canceller.take().cancel();
+        self.canceller.replace(fresh);
+    }
+
+    /// Refuses connections from now on, whoever else has the socket.
     pub(crate) fn stop(&self) {
-        shutdown(self.0.as_raw_fd(), Direction::Read);
+        shutdown(self.tcp.as_raw_fd(), Direction::Read);
+    }
+
+    /// The socket, for another process.
+    pub(crate) fn descriptor(&self) -> io::Result<StdListener> {
+        self.same.try_clone()
     }
 }
 

@@ -1,4 +1,8 @@
-//! Starts the threads, waits for a signal, drains and stops them.
+//! Starts the threads, waits for a signal or for a process that takes over, drains and stops them.
+
+mod doors;
+mod machine;
+mod outlive;
 
 use std::io;
 use std::net::{SocketAddr, TcpListener};
@@ -10,14 +14,15 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, anyhow};
 use crossbeam_channel::{Receiver, Sender, bounded, select};
 use keybrake_proto::config::{Config, Money};
-use ring::rand::{SecureRandom as _, SystemRandom};
-use signal_hook::consts::{SIGCONT, SIGINT, SIGTERM};
-use signal_hook::iterator::Signals;
-use socket2::{Domain, Protocol, Socket, Type};
+use signal_hook::consts::SIGCONT;
 
+use self::doors::open_doors;
+use self::machine::{harden, raise_descriptor_limit, random, signals};
 use crate::clock::Clock;
-use crate::control::{self, Control};
-use crate::journal::{self, Durability, Journal, Recovered};
+use crate::control::{self, Asked, Control, Front};
+use crate::hand_over::{self, Old};
+use crate::heir::{Inherited, Left};
+use crate::journal::{self, CommitterHandle, Durability, Journal, Recovered};
 use crate::lease::Lease;
 use crate::mailbox::Mailbox;
 use crate::marks::Marks;
@@ -27,19 +32,10 @@ use crate::registry::KeyEntry;
 use crate::resolve::Resolver;
 use crate::rt::Kernel;
 use crate::shard::{Common, Message};
-use crate::state::{self, State};
+use crate::state;
 use crate::storage::{self, StorageHandle, Store};
+use crate::take_over::{self, Predecessor};
 use crate::worker::Worker;
-
-/// Connections the kernel holds for a listener before it is accepted.
-const BACKLOG: i32 = 4096;
-
-/// A process that was killed keeps its port until the kernel has taken its io_uring apart: 4 to 12 ms
-/// measured. One that restarts at once waits for that.
-const PORT_WAIT: Duration = Duration::from_secs(1);
-
-/// Between two tries to bind.
-const PORT_PAUSE: Duration = Duration::from_millis(20);
 
 /// How long cut exchanges may take to record that they were cut.
 const CUT_WAIT: Duration = Duration::from_secs(2);
@@ -52,22 +48,36 @@ pub(crate) enum Failure {
     Running(anyhow::Error),
 }
 
-/// Runs the dataplane until a signal.
-pub(crate) fn run(config: Config) -> Result<(), Failure> {
-    let running = Running::start(config).map_err(Failure::Start)?;
+/// How a dataplane begins.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Begin {
+    /// Alone: another one on the same data is an error.
+    Alone,
+    /// In the place of the one that runs, if any does (rule Q23).
+    TakeOver,
+}
+
+/// Runs the dataplane until a signal, or until another one has taken over.
+pub(crate) fn run(config: Config, begin: Begin) -> Result<(), Failure> {
+    let running = Running::start(config, begin).map_err(Failure::Start)?;
     running.wait().map_err(Failure::Running)
 }
 
 struct Running {
     config: Arc<Config>,
     control: Arc<Control>,
+    front: Front,
     storage: StorageHandle,
+    committer: CommitterHandle,
+    marks: Arc<Marks>,
     ended: Receiver<io::Result<()>>,
     signals: Receiver<i32>,
+    /// Processes that want to take over.
+    asked: Receiver<Asked>,
 }
 
 impl Running {
-    fn start(config: Config) -> anyhow::Result<Running> {
+    fn start(config: Config, begin: Begin) -> anyhow::Result<Running> {
         let started = Instant::now();
         harden();
         raise_descriptor_limit();
@@ -75,46 +85,46 @@ impl Running {
         let config = Arc::new(config);
         let kernel = Kernel::choose(config.proxy.driver)
             .with_context(|| "proxy.driver: this kernel refuses io_uring; use \"auto\" or \"epoll\"")?;
-        let workers = match config.proxy.workers {
-            0 => std::thread::available_parallelism().map_or(1, std::num::NonZero::get),
-            workers => workers,
-        };
-        let State { mut store, books, memory, objects, book, recovered, marks, boot, master, vendors, keys } =
-            state::open(&config)?;
-        let spent = keys.iter().map(|key| key.account.word().day).max().unwrap_or_default();
-        let clock = Arc::new(Clock::open(&config.data.dir, spent)?);
-        clock.start().context("the clock thread does not start")?;
-        let (control_listener, all_keys) = open_control(&config, &mut store, &keys)?;
-        let listeners = bind(config.proxy.listen, workers)
+        let workers = worker_count(&config);
+        let mut predecessor = predecessor(&config, begin)?;
+        let runs = |intent| predecessor.as_ref().is_some_and(|before| before.runs(intent));
+        let mut state = state::open(&config, runs)?;
+        let clock = start_clock(&config, &state.keys)?;
+        let (control_listener, all_keys) =
+            open_control(&config, &mut state.store, &state.keys, predecessor.as_ref())?;
+        let doors = open_doors(config.proxy.listen, workers, predecessor.as_mut())
             .with_context(|| format!("proxy.listen {} cannot be used", config.proxy.listen))?;
-        let proxy_listen = listeners.first().map_or(Ok(config.proxy.listen), TcpListener::local_addr)?;
+        let first_door = doors.iter().flatten().next();
+        let proxy_listen = first_door.map_or(Ok(config.proxy.listen), TcpListener::local_addr)?;
         let lease = lease()?;
-        let progress = progress::all(workers, |shard| recovered.last_of(shard));
+        let left = Left::new(state.inherited.len());
+        let progress = progress::all(workers, |shard| state.recovered.last_of(shard));
         // The thread is waited for by `flush_and_stop`, which also reports.
-        let (storage, _thread) = storage::start(store, books, Arc::clone(&progress))?;
+        let (storage, _thread) = storage::start(state.store, state.books, Arc::clone(&progress))?;
         let starting = Starting(Some(storage.clone()));
         let common = Arc::new(Common {
             config: Arc::clone(&config),
-            vendors: vendors.clone(),
-            digester: master.digester(),
+            vendors: state.vendors.clone(),
+            digester: state.master.digester(),
             resolver: Resolver::start().context("the resolver thread does not start")?,
             clock: Arc::clone(&clock),
             lease: lease.clone(),
-            memory,
-            objects,
-            book,
+            memory: state.memory,
+            objects: state.objects,
+            book: state.book,
+            left: left.clone(),
         });
-        let (ended_sender, ended) = bounded(workers);
+        let (asked_sender, asked) = bounded(1);
         let mut control = Control {
             shards: Vec::new(),
             metrics: Vec::new(),
             storage: storage.clone(),
             clock,
-            digester: master.digester(),
-            master,
-            lease,
+            digester: state.master.digester(),
+            master: state.master,
+            lease: lease.clone(),
             vendors: config.vendor_names(),
-            upstreams: vendors,
+            upstreams: state.vendors,
             bounds: config.issue.clone(),
             proxy_listen: proxy_listen.to_string(),
             kernel,
@@ -123,42 +133,67 @@ impl Running {
             keys: all_keys,
             changes: Mutex::new(()),
             figures: control::Figures::default(),
+            asked: asked_sender,
+            left,
         };
         let mailboxes = (0..workers).map(|_| Mailbox::new()).collect::<io::Result<Vec<_>>>()?;
-        let journals = start_journals(&config, &mailboxes, &recovered, (&progress, marks), &storage, boot)?;
-        let shards = listeners.into_iter().zip(mailboxes).zip(journals).enumerate();
-        for (index, ((listener, mailbox), journal)) in shards {
-            let worker = Places { index, kernel, listener, mailbox, journal };
-            start_worker(worker, &common, &keys, &mut control, ended_sender.clone())?;
-        }
+        let of_marks = (&progress, Arc::clone(&state.marks));
+        let (journals, committer) =
+            start_journals(&config, &mailboxes, &state.recovered, of_marks, &storage, state.boot)?;
+        let places = places(kernel, doors, mailboxes, journals, &state.inherited);
+        let ended = start_workers(places, &common, &state.keys, &mut control)?;
         let control = Arc::new(control);
-        control::start(control_listener, Arc::clone(&control))
-            .context("the control thread does not start")?;
-        control::start_doubts(Arc::clone(&control)).context("the doubts thread does not start")?;
-        let workers_text = if workers == 1 { "1 worker".to_owned() } else { format!("{workers} workers") };
-        eprintln!("keybrake-dataplane: agents at http://{proxy_listen}, {workers_text}, {}", kernel.as_str());
+        let front = start_control(control_listener, &control)?;
+        say_where(&proxy_listen, workers, kernel);
+        let heard = predecessor.map(|it| it.say_that_this_one_admits(&lease, control.shards.clone()));
+        heard.transpose().context("the predecessor thread does not start")?;
         starting.succeeded();
-        Ok(Running { config, control, storage, ended, signals })
+        let marks = state.marks;
+        Ok(Running { config, control, front, storage, committer, marks, ended, signals, asked })
     }
 
-    /// Waits for a signal, then drains: what runs is finished, what does not end in time is cut.
+    /// Waits for a signal, then drains: what runs is finished, what does not end in time is cut. Or until another
+    /// process has taken over and everything here has ended.
     fn wait(self) -> anyhow::Result<()> {
-        select! {
-            recv(self.signals) -> _ => {}
-            recv(self.ended) -> result => {
-                let error = result.map_err(io::Error::other).flatten().err();
-                let reason = error.map_or("without a reason".to_owned(), |error| error.to_string());
-                // The others end as well, so that nothing is sent whose record would be lost.
-                self.control.draining.store(true, Ordering::Relaxed);
-                self.post_all(|| Message::Drain);
-                self.post_all(|| Message::Cut);
-                self.wait_for_workers(CUT_WAIT, false);
-                if let Err(error) = self.storage.flush_and_stop() {
-                    eprintln!("keybrake-dataplane: {error}");
+        loop {
+            select! {
+                recv(self.signals) -> _ => return self.drain(),
+                recv(self.ended) -> result => return self.break_off(result.map_err(io::Error::other).flatten()),
+                recv(self.asked) -> asked => {
+                    if let Some(successor) = asked.ok().and_then(|asked| hand_over::hand_over(&self.old(), asked)) {
+                        return self.outlive(successor);
+                    }
                 }
-                return Err(anyhow!("a worker ended: {reason}"));
             }
         }
+    }
+
+    fn old(&self) -> Old<'_> {
+        Old {
+            config: &self.config,
+            control: &self.control,
+            front: &self.front,
+            storage: &self.storage,
+            committer: &self.committer,
+            marks: &self.marks,
+        }
+    }
+
+    /// A worker ended by itself.
+    fn break_off(self, result: io::Result<()>) -> anyhow::Result<()> {
+        let reason = result.err().map_or("without a reason".to_owned(), |error| error.to_string());
+        // The others end as well, so that nothing is sent whose record would be lost.
+        self.control.draining.store(true, Ordering::Relaxed);
+        self.post_all(|| Message::Drain);
+        self.post_all(|| Message::Cut);
+        self.wait_for_workers(CUT_WAIT, false);
+        if let Err(error) = self.storage.flush_and_stop() {
+            eprintln!("keybrake-dataplane: {error}");
+        }
+        Err(anyhow!("a worker ended: {reason}"))
+    }
+
+    fn drain(self) -> anyhow::Result<()> {
         let drain = Duration::from_secs(self.config.proxy.drain_timeout_s);
         eprintln!(
             "keybrake-dataplane: stopping; running requests may take {} s, a second signal cuts them",
@@ -227,13 +262,56 @@ impl Drop for Starting {
 struct Places {
     index: usize,
     kernel: Kernel,
-    listener: TcpListener,
+    listeners: Vec<TcpListener>,
     mailbox: (Mailbox<Message>, UnixStream),
     journal: Journal,
+    inherited: Vec<Inherited>,
+}
+
+fn places(
+    kernel: Kernel,
+    doors: Vec<Vec<TcpListener>>,
+    mailboxes: Vec<(Mailbox<Message>, UnixStream)>,
+    journals: Vec<Journal>,
+    inherited: &[Inherited],
+) -> Vec<Places> {
+    let workers = doors.len();
+    let place = |(index, ((listeners, mailbox), journal))| {
+        let mut inherited = inherited.to_vec();
+        inherited.retain(|one| take_over::shard_of(one.running.intent, workers) == index);
+        Places { index, kernel, listeners, mailbox, journal, inherited }
+    };
+    doors.into_iter().zip(mailboxes).zip(journals).enumerate().map(place).collect()
+}
+
+/// Starts them all; the receiver is told of the end of each.
+fn start_workers(
+    places: Vec<Places>,
+    common: &Arc<Common>,
+    keys: &Arc<[Arc<KeyEntry>]>,
+    control: &mut Control,
+) -> anyhow::Result<Receiver<io::Result<()>>> {
+    let (sender, ended) = bounded(places.len());
+    for place in places {
+        start_worker(place, common, keys, control, sender.clone())?;
+    }
+    Ok(ended)
+}
+
+fn worker_count(config: &Config) -> usize {
+    match config.proxy.workers {
+        0 => std::thread::available_parallelism().map_or(1, std::num::NonZero::get),
+        workers => workers,
+    }
+}
+
+fn say_where(proxy_listen: &SocketAddr, workers: usize, kernel: Kernel) {
+    let workers = if workers == 1 { "1 worker".to_owned() } else { format!("{workers} workers") };
+    eprintln!("keybrake-dataplane: agents at http://{proxy_listen}, {workers}, {}", kernel.as_str());
 }
 
 fn start_worker(
-    Places { index, kernel, listener, mailbox: (mailbox, wake), journal }: Places,
+    Places { index, kernel, listeners, mailbox: (mailbox, wake), journal, inherited }: Places,
     common: &Arc<Common>,
     keys: &Arc<[Arc<KeyEntry>]>,
     control: &mut Control,
@@ -250,7 +328,8 @@ fn start_worker(
         kernel,
         common: Arc::clone(common),
         keys: Arc::clone(keys),
-        listener,
+        listeners,
+        inherited,
         journal,
         metrics,
         mailbox,
@@ -270,7 +349,7 @@ fn start_journals(
     (progress, marks): (&AllProgress, Arc<Marks>),
     storage: &StorageHandle,
     boot: [u8; 16],
-) -> anyhow::Result<Vec<Journal>> {
+) -> anyhow::Result<(Vec<Journal>, CommitterHandle)> {
     let dir = config.data.journal_dir();
     let cannot = || format!("the journals in {} cannot be written", dir.display());
     let place = journal::Place {
@@ -306,10 +385,15 @@ fn open_control(
     config: &Config,
     store: &mut Store,
     keys: &[Arc<KeyEntry>],
+    predecessor: Option<&Predecessor>,
 ) -> anyhow::Result<(UnixListener, control::Keys)> {
     let socket = config.data.control_socket();
-    let listener = control::bind(&socket)
-        .with_context(|| format!("control socket {} cannot be used", socket.display()))?;
+    let listener = match predecessor {
+        // Who has connected since the old one stopped waits in it.
+        Some(before) => before.control.try_clone(),
+        None => control::bind(&socket),
+    };
+    let listener = listener.with_context(|| format!("control socket {} cannot be used", socket.display()))?;
     let keys = control::Keys::new(keys);
     control::carry_out(&listener, &config.data, store, &keys)?;
     Ok((listener, keys))
@@ -323,71 +407,28 @@ fn lease() -> anyhow::Result<Lease> {
     Ok(lease)
 }
 
-/// One listening socket a worker, all on one address; the kernel spreads connections over them.
-fn bind(address: SocketAddr, workers: usize) -> io::Result<Vec<TcpListener>> {
-    // Shared ports hide a second process on the same address, so one that is not shared comes first.
-    let started = Instant::now();
-    let probe = loop {
-        match socket(address, false) {
-            Err(error) if error.kind() == io::ErrorKind::AddrInUse && started.elapsed() < PORT_WAIT => {
-                crossbeam_channel::after(PORT_PAUSE).recv().map_err(io::Error::other)?;
-            }
-            done => break done?,
+/// The dataplane that runs, once it has given up its place; `None`: this one starts alone.
+fn predecessor(config: &Config, begin: Begin) -> anyhow::Result<Option<Predecessor>> {
+    match begin {
+        Begin::Alone => Ok(None),
+        Begin::TakeOver => {
+            // What is wrong with this start must be known before the other one stops.
+            state::rehearse(config)?;
+            take_over::ask(config)
         }
-    };
-    let address = probe.local_addr()?.as_socket().unwrap_or(address);
-    drop(probe);
-    (0..workers)
-        .map(|_| {
-            let socket = socket(address, true)?;
-            socket.listen(BACKLOG)?;
-            Ok(socket.into())
-        })
-        .collect()
-}
-
-fn socket(address: SocketAddr, shared: bool) -> io::Result<Socket> {
-    let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
-    socket.set_reuse_address(true)?;
-    socket.set_reuse_port(shared)?;
-    socket.bind(&address.into())?;
-    Ok(socket)
-}
-
-/// Signals as a channel, so that they can be waited for beside other things.
-fn signals() -> io::Result<Receiver<i32>> {
-    let mut signals = Signals::new([SIGTERM, SIGINT])?;
-    let (sender, receiver): (Sender<i32>, _) = bounded(8);
-    std::thread::Builder::new().name("signals".to_owned()).spawn(move || {
-        for signal in signals.forever() {
-            sender.try_send(signal).ok();
-        }
-    })?;
-    Ok(receiver)
-}
-
-/// No core dump and no debugger of the same user sees the credential (rule S1).
-fn harden() {
-    let none = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
-    // SAFETY: the pointer is to a live `rlimit`. A refusal leaves the limit as it was.
-    let _ = unsafe { libc::setrlimit(libc::RLIMIT_CORE, &raw const none) };
-    // SAFETY: PR_SET_DUMPABLE takes one integer and touches no memory.
-    let _ = unsafe { libc::prctl(libc::PR_SET_DUMPABLE, 0) };
-}
-
-/// As many descriptors as the system allows: one for each agent and each vendor connection.
-fn raise_descriptor_limit() {
-    let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
-    // SAFETY: the pointer is to a live `rlimit`, which `getrlimit` fills in.
-    if unsafe { libc::getrlimit(libc::RLIMIT_NOFILE, &raw mut limit) } == 0 {
-        limit.rlim_cur = limit.rlim_max;
-        // SAFETY: the pointer is to a live `rlimit`. A refusal leaves the limit as it was.
-        let _ = unsafe { libc::setrlimit(libc::RLIMIT_NOFILE, &raw const limit) };
     }
 }
 
-fn random() -> anyhow::Result<u64> {
-    let mut bytes = [0; 8];
-    SystemRandom::new().fill(&mut bytes).map_err(|_| anyhow!("the system gives no random bytes"))?;
-    Ok(u64::from_le_bytes(bytes))
+fn start_clock(config: &Config, keys: &[Arc<KeyEntry>]) -> anyhow::Result<Arc<Clock>> {
+    let spent = keys.iter().map(|key| key.account.word().day).max().unwrap_or_default();
+    let clock = Arc::new(Clock::open(&config.data.dir, spent)?);
+    clock.start().context("the clock thread does not start")?;
+    Ok(clock)
+}
+
+/// The threads that carry out orders, and book doubts when their hour is over.
+fn start_control(listener: UnixListener, control: &Arc<Control>) -> anyhow::Result<Front> {
+    let front = control::start(listener, Arc::clone(control)).context("the control thread does not start")?;
+    control::start_doubts(Arc::clone(control)).context("the doubts thread does not start")?;
+    Ok(front)
 }

@@ -2,7 +2,7 @@
 
 use std::cell::{Cell, RefCell};
 use std::io;
-use std::net::SocketAddr;
+use std::net::{SocketAddr, TcpListener};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -11,11 +11,14 @@ use crossbeam_channel::Sender;
 use futures_channel::oneshot;
 use keybrake_proto::catalog::book::PriceBook;
 use keybrake_proto::config::Config;
+use keybrake_proto::handover::Parting;
+use keybrake_proto::journal::IntentId;
 use keybrake_proto::key::KeyId;
 use keybrake_proto::time::{Day, UnixMicros};
 
 use crate::clock::{self, Clock};
-use crate::deadline::{Deadlines, TICK};
+use crate::deadline::{Deadlines, TICK, TICKS_PER_SECOND};
+use crate::heir::{Heir, Inherited, Left};
 use crate::idempotency::Memory;
 use crate::in_flight::{AtVendor, InFlight, InForce, KeySet};
 use crate::journal::{self, Journal};
@@ -27,8 +30,11 @@ use crate::pacing::{Pacer, Turn};
 use crate::pool::{Pool, Vendor, VendorConnection};
 use crate::registry::{KeyEntry, Registry};
 use crate::resolve::{ResolveError, ResolverHandle};
-use crate::rt;
+use crate::rt::{self, Listener};
 use crate::seal::KeyDigester;
+
+/// How long after a hand-over a connection may bring a request, to be told to come again.
+const IDLE_TICKS: u64 = TICKS_PER_SECOND;
 
 /// What another thread asks of a shard.
 pub(crate) enum Message {
@@ -48,10 +54,42 @@ pub(crate) enum Message {
     Turn { turn: Turn, waiting: oneshot::Sender<Turn> },
     /// The committer's news.
     Journal(journal::Event),
+    /// Admit nothing for now, and say so when nothing can reach a vendor any more that has not: another process
+    /// wants to take over.
+    Pause(Ack),
+    /// It does not: go on.
+    Resume,
+    /// It does: finish what runs, and tell it how that ends.
+    PassOn { successor: Sender<Vec<u8>>, ack: Sender<PassedOn> },
+    /// What the process before has said of its exchanges.
+    Parting(Vec<u8>),
+    /// The process before is gone.
+    Forsaken,
     /// Admit nothing new, finish what runs.
     Drain,
     /// Time is over: cut what still runs.
     Cut,
+}
+
+/// What a shard leaves to the process that takes over.
+pub(crate) struct PassedOn {
+    /// Exchanges that have not ended.
+    pub(crate) running: Vec<IntentId>,
+    /// Its listening sockets.
+    pub(crate) listeners: Vec<TcpListener>,
+}
+
+/// Whether a shard takes requests, and what becomes of its connections.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Stage {
+    /// It does.
+    Admits,
+    /// It does not for now: another process wants to take over.
+    Pauses,
+    /// Another process does.
+    HandedOver,
+    /// The process is stopping.
+    Drains,
 }
 
 /// Why there is no connection to a vendor.
@@ -61,6 +99,8 @@ pub(crate) enum NotConnected {
     Failed(io::Error),
     /// The key was closed meanwhile.
     Closed,
+    /// Another process takes over.
+    Draining,
 }
 
 type Resolved = Result<Vec<SocketAddr>, ResolveError>;
@@ -89,6 +129,8 @@ pub(crate) struct Common {
     pub(crate) memory: Arc<Memory>,
     pub(crate) objects: Arc<Objects>,
     pub(crate) book: Arc<PriceBook>,
+    /// What the process before still runs.
+    pub(crate) left: Left,
 }
 
 /// One worker's state.
@@ -116,26 +158,33 @@ pub(crate) struct Shard {
     requests: Cell<u64>,
     sampled_second: Cell<u64>,
     complained_second: Cell<u64>,
-    draining: Cell<bool>,
-    /// Woken when draining begins, so that nothing more is accepted.
-    drain: RefCell<Option<oneshot::Sender<()>>>,
+    stage: Cell<Stage>,
+    /// Ticks since the hand-over.
+    handed_over: Cell<u64>,
+    /// Where agents connect, until another process has them.
+    doors: RefCell<Vec<Rc<Listener>>>,
+    /// Of these the ones that are not given up yet.
+    accepting: Cell<usize>,
+    /// Exchanges of the process before.
+    pub(crate) heir: Heir,
 }
 
 impl Shard {
-    /// A shard that knows `keys`; `run` is random. The receiver is told when draining begins.
+    /// A shard that knows `keys` and has `inherited` exchanges of the process before; `run` is random.
     pub(crate) fn new(
         common: &Common,
-        keys: &[Arc<KeyEntry>],
+        (keys, inherited): (&[Arc<KeyEntry>], &[Inherited]),
         metrics: Arc<Metrics>,
         mailbox: Mailbox<Message>,
         journal: Journal,
         run: u64,
-    ) -> (Rc<Shard>, oneshot::Receiver<()>) {
+    ) -> Rc<Shard> {
         let mut registry = Registry::default();
         for entry in keys {
             registry.insert(Arc::clone(entry));
         }
-        let (drain, drained) = oneshot::channel();
+        let journal = Rc::new(journal);
+        let heir = Heir::new(&journal, &common.memory, inherited, common.left.clone());
         let deadlines = Rc::<Deadlines>::default();
         let shard = Shard {
             config: Arc::clone(&common.config),
@@ -143,7 +192,7 @@ impl Shard {
             pools: common.vendors.iter().map(|vendor| Pool::new(Arc::clone(vendor))).collect(),
             in_flight: Rc::new(InFlight::new(Rc::clone(&deadlines))),
             deadlines,
-            journal: Rc::new(journal),
+            journal,
             metrics,
             digester: common.digester.clone(),
             clock: Arc::clone(&common.clock),
@@ -157,10 +206,13 @@ impl Shard {
             requests: Cell::new(0),
             sampled_second: Cell::new(0),
             complained_second: Cell::new(0),
-            draining: Cell::new(false),
-            drain: RefCell::new(Some(drain)),
+            stage: Cell::new(Stage::Admits),
+            handed_over: Cell::new(0),
+            doors: RefCell::default(),
+            accepting: Cell::new(0),
+            heir,
         };
-        (Rc::new(shard), drained)
+        Rc::new(shard)
     }
 
     /// Obeys every message there is: once per loop turn, and before each first byte.
@@ -189,8 +241,24 @@ impl Shard {
                     waiting.send(turn).ok();
                 }
                 Message::Journal(event) => self.journal.obey(event),
+                Message::Pause(ack) => self.pause(ack),
+                Message::Resume => self.resume(),
+                Message::PassOn { successor, ack } => self.pass_on(successor, &ack),
+                Message::Parting(body) => {
+                    // Bytes of another version would have been refused before the hand-over.
+                    if let Ok(parting) = Parting::decode(&body) {
+                        self.heir.obey(self.today(), &parting);
+                        if let Parting::Counted { key, object, counted, .. } = parting {
+                            self.objects.put(key, object, counted);
+                        }
+                    }
+                }
+                Message::Forsaken => self.heir.forsake(),
                 Message::Drain => self.begin_drain(),
-                Message::Cut => self.deadlines.cut_all(),
+                Message::Cut => {
+                    self.deadlines.cut_all();
+                    self.heir.forsake();
+                }
             }
         }
     }
@@ -200,9 +268,49 @@ impl Shard {
         self.mailbox.fall_asleep()
     }
 
-    /// Whether the process is stopping.
+    /// Whether nothing is admitted.
     pub(crate) fn is_draining(&self) -> bool {
-        self.draining.get()
+        self.stage.get() != Stage::Admits
+    }
+
+    /// What becomes of agents' connections.
+    pub(crate) fn stage(&self) -> Stage {
+        self.stage.get()
+    }
+
+    /// Whether another process takes over, so that nothing is sent from here any more.
+    pub(crate) fn is_handing_over(&self) -> bool {
+        matches!(self.stage.get(), Stage::Pauses | Stage::HandedOver)
+    }
+
+    /// Whether a connection without a request is closed. After a hand-over it may first bring one more, so that the
+    /// agent gets an answer to what it may have sent already.
+    pub(crate) fn closes_idle(&self) -> bool {
+        match self.stage.get() {
+            Stage::Admits | Stage::Pauses => false,
+            Stage::HandedOver => self.handed_over.get() >= IDLE_TICKS,
+            Stage::Drains => true,
+        }
+    }
+
+    /// Agents connect there too.
+    pub(crate) fn open_door(&self, door: &Rc<Listener>) {
+        self.doors.borrow_mut().push(Rc::clone(door));
+        self.accepting.set(self.accepting.get().saturating_add(1));
+    }
+
+    /// Nobody is accepted there any more.
+    pub(crate) fn door_is_given_up(&self) {
+        self.accepting.set(self.accepting.get().saturating_sub(1));
+    }
+
+    /// Whether nothing of this shard runs or is to come.
+    pub(crate) fn is_done(&self) -> bool {
+        self.is_draining()
+            && self.accepting.get() == 0
+            && self.metrics.connections.read() == 0
+            && self.heir.is_empty()
+            && self.journal.finish()
     }
 
     /// Ten times a second: deadlines, late records, unused connections.
@@ -210,6 +318,12 @@ impl Shard {
         self.deadlines.tick();
         self.in_flight.tick();
         self.journal.tick();
+        if self.stage.get() == Stage::HandedOver {
+            self.handed_over.set(self.handed_over.get().saturating_add(1));
+            if self.closes_idle() {
+                self.deadlines.end_idle();
+            }
+        }
         for pool in &self.pools {
             pool.prune();
         }
@@ -253,7 +367,7 @@ impl Shard {
             return true;
         }
         let waiting = Instant::now();
-        while waiting.elapsed() < lease::WAIT {
+        while waiting.elapsed() < lease::WAIT && !self.is_handing_over() {
             rt::sleep(lease::PAUSE).await;
             if self.lease.is_fresh(Instant::now()) {
                 return true;
@@ -276,6 +390,9 @@ impl Shard {
             }
             if entry.account.is_closed() {
                 return Err(NotConnected::Closed);
+            }
+            if self.is_handing_over() {
+                return Err(NotConnected::Draining);
             }
         }
         Err(NotConnected::Failed(io::Error::other("keybrake is stopping")))
@@ -316,14 +433,46 @@ impl Shard {
         }
     }
 
+    /// Admits nothing; what has not looked for the last time will not be sent.
+    fn pause(&self, ack: Ack) {
+        if self.stage.get() != Stage::Admits {
+            return;
+        }
+        self.stage.set(Stage::Pauses);
+        self.give_way();
+        self.in_flight.quiesce(move |in_force| ack.send(in_force));
+    }
+
+    fn resume(&self) {
+        if self.stage.get() == Stage::Pauses {
+            self.stage.set(Stage::Admits);
+        }
+    }
+
+    fn pass_on(&self, successor: Sender<Vec<u8>>, ack: &Sender<PassedOn>) {
+        self.stage.set(Stage::HandedOver);
+        self.journal.pass_on(successor);
+        let doors = self.doors.take();
+        let listeners = doors.iter().filter_map(|door| door.descriptor().ok()).collect();
+        ack.try_send(PassedOn { running: self.in_flight.running(), listeners }).ok();
+    }
+
     fn begin_drain(&self) {
-        self.draining.set(true);
-        if let Some(drain) = self.drain.borrow_mut().take() {
-            drain.send(()).ok();
+        // Sockets that another process has must go on listening.
+        if self.stage.get() != Stage::HandedOver {
+            self.stage.set(Stage::Drains);
+        }
+        self.give_way();
+        self.deadlines.end_idle();
+    }
+
+    /// Accepts nobody, and keeps no vendor waiting.
+    fn give_way(&self) {
+        for door in self.doors.borrow().iter() {
+            door.interrupt();
         }
         for pool in &self.pools {
             pool.clear();
         }
-        self.deadlines.end_idle();
     }
 }

@@ -10,6 +10,7 @@ use arc_swap::ArcSwap;
 use keybrake_proto::catalog::Catalog;
 use keybrake_proto::catalog::book::PriceBook;
 use keybrake_proto::config::{self, Config};
+use keybrake_proto::journal::IntentId;
 use keybrake_proto::key::KeyId;
 use keybrake_proto::ledger::Word;
 use keybrake_proto::ledger::chain;
@@ -17,6 +18,7 @@ use keybrake_proto::policy::DEFAULT_ACCOUNT;
 use keybrake_proto::secret::Secret;
 
 use crate::clock;
+use crate::heir::Inherited;
 use crate::idempotency::Memory;
 use crate::journal::Recovered;
 use crate::marks::Marks;
@@ -25,7 +27,7 @@ use crate::pool::{Credential, Vendor};
 use crate::recovery::{self, Opened};
 use crate::registry::{KeyEntry, KeyRecord};
 use crate::seal::{Made, MasterKey};
-use crate::storage::{Books, Opening, Store, StoredCredential};
+use crate::storage::{Books, Opening, Running, Store, StoredCredential};
 
 const FIRST_VERSION: u32 = 1;
 
@@ -42,25 +44,64 @@ pub(crate) struct State {
     pub(crate) master: MasterKey,
     pub(crate) vendors: Vec<Arc<Vendor>>,
     pub(crate) keys: Arc<[Arc<KeyEntry>]>,
+    /// What another process still runs; its money is held in the keys' accounts.
+    pub(crate) inherited: Vec<Inherited>,
 }
 
-/// Opens everything, or says in one line what is wrong and what to do.
-pub(crate) fn open(config: &Config) -> anyhow::Result<State> {
+/// Whether [`open`] would find a master key and credentials, as far as that can be read beside the process that
+/// has the store open.
+pub(crate) fn rehearse(config: &Config) -> anyhow::Result<()> {
+    PriceBook::load(&config.prices, |path| std::fs::read_to_string(path))?;
+    let Ok(store) = Store::read(&config.data.store_dir()) else { return Ok(()) };
+    let Ok(Some(check)) = store.master_check() else { return Ok(()) };
+    let master = MasterKey::load(&config.data.master_key_file())?;
+    master.check(&check)?;
+    for vendor in &config.vendors {
+        let stored = store.credentials(&vendor.name)?;
+        for (account, stored) in &stored {
+            drop(master.open(&vendor.name, account, stored.version, &stored.sealed)?);
+        }
+        let is_named = vendor.credential_env.is_some() || vendor.credential_file.is_some();
+        let has_default = stored.iter().any(|(account, _)| account == DEFAULT_ACCOUNT);
+        if is_named && !has_default && given_credential(vendor)?.is_none() {
+            bail!("{}", no_credential(vendor));
+        }
+    }
+    Ok(())
+}
+
+/// Opens everything, or says in one line what is wrong and what to do. What `runs` says another process runs is
+/// held as what runs here.
+pub(crate) fn open(config: &Config, runs: impl Fn(IntentId) -> bool) -> anyhow::Result<State> {
     let book = Arc::new(PriceBook::load(&config.prices, |path| std::fs::read_to_string(path))?);
     let dir = &config.data.dir;
     DirBuilder::new().recursive(true).mode(0o700).create(dir).with_context(|| {
         format!("data.dir {} cannot be made; choose another or change its rights", dir.display())
     })?;
-    let Opened { store, mut books, recovered, marks, boot } = recovery::open(config)?;
+    let Opened { store, mut books, recovered, marks, boot } = recovery::open(config, runs)?;
     let master = master_key(config, &store)?;
     let mut vendors = Vec::new();
     for vendor in &config.vendors {
         vendors.extend(open_vendor(&store, &master, vendor)?);
     }
     let keys = open_keys(&store, &books)?;
+    let inherited = inherit(&keys, books.running());
     let memory = books.begin_memory(clock::wall());
     let objects = Arc::new(books.begin_objects());
-    Ok(State { store, books, memory, objects, book, recovered, marks, boot, master, vendors, keys })
+    Ok(State {
+        inherited,
+        store,
+        books,
+        memory,
+        objects,
+        book,
+        recovered,
+        marks,
+        boot,
+        master,
+        vendors,
+        keys,
+    })
 }
 
 fn master_key(config: &Config, store: &Store) -> anyhow::Result<MasterKey> {
@@ -165,6 +206,17 @@ fn given_credential(vendor: &config::Vendor) -> anyhow::Result<Option<Secret>> {
         bail!("vendor {name}: its credential holds blanks or control characters; give the bare secret");
     }
     Ok(Some(Secret::new(trimmed.to_vec())))
+}
+
+/// Holds what another process has admitted, before this one admits anything.
+fn inherit(keys: &[Arc<KeyEntry>], running: Vec<Running>) -> Vec<Inherited> {
+    let by_id: HashMap<KeyId, &Arc<KeyEntry>> = keys.iter().map(|entry| (entry.id, entry)).collect();
+    let inherited = running.into_iter().filter_map(|running| {
+        let entry = Arc::clone(by_id.get(running.keys.first()?)?);
+        entry.account.carry(running.day, running.held);
+        Some(Inherited { entry, running })
+    });
+    inherited.collect()
 }
 
 /// Every key with its money.

@@ -21,9 +21,9 @@ pub(crate) mod by_hand;
 #[cfg(test)]
 mod tests;
 
-pub(crate) use books::{Books, Doubt, Handed, Opening};
+pub(crate) use books::{Books, Doubt, Handed, Opening, Running};
 pub(crate) use error::StoreError;
-pub(crate) use format::StoredCredential;
+pub(crate) use format::{SCHEMA, StoredCredential};
 pub(crate) use handle::{StorageHandle, start};
 pub(crate) use resolve::{NoDoubt, Resolution, Resolved, Verdict};
 
@@ -32,8 +32,9 @@ use std::path::Path;
 use std::sync::Arc;
 
 use keybrake_proto::audit::AuditRow;
+use keybrake_proto::journal::IntentId;
 use keybrake_proto::time::UnixMicros;
-use rocksdb::{ColumnFamily, DB, Direction, IteratorMode, WriteBatch, WriteOptions};
+use rocksdb::{ColumnFamily, DB, Direction, FlushOptions, IteratorMode, WriteBatch, WriteOptions};
 
 use self::batch::{Batch, Change, Family};
 use self::books::Stored;
@@ -98,26 +99,28 @@ impl Store {
     }
 
     /// Enters what the journals have and the store has not, and ends what a crash left open; on disk
-    /// when it returns. Gives how many exchanges that were.
+    /// when it returns. Gives how many exchanges that were; those that `runs` says another process runs stay
+    /// open.
     pub(crate) fn recover(
         &self,
         books: &mut Books,
         records: &[Handed],
         now: UnixMicros,
+        runs: impl Fn(IntentId) -> bool,
     ) -> Result<u64, StoreError> {
-        let (batch, open) = self.replay(books, records, now)?;
+        let (batch, open) = self.replay(books, records, now, runs)?;
         self.write(&batch, Wal::Synced)?;
         Ok(open)
     }
 
-    /// As [`Store::recover`], without writing it.
+    /// As [`Store::recover`] of what nobody runs, without writing it.
     pub(crate) fn rehearse(
         &self,
         books: &mut Books,
         records: &[Handed],
         now: UnixMicros,
     ) -> Result<u64, StoreError> {
-        Ok(self.replay(books, records, now)?.1)
+        Ok(self.replay(books, records, now, |_| false)?.1)
     }
 
     fn replay(
@@ -125,9 +128,10 @@ impl Store {
         books: &mut Books,
         records: &[Handed],
         now: UnixMicros,
+        runs: impl Fn(IntentId) -> bool,
     ) -> Result<(Batch, u64), StoreError> {
         let rows = self.ids_of_rows_from(books.floor_row)?;
-        Ok(books.recover(records, now, |id| rows.contains(id)))
+        Ok(books.recover(records, now, runs, |id| rows.contains(id)))
     }
 
     fn floor_row(&self) -> Result<u64, StoreError> {
@@ -296,6 +300,12 @@ impl Sink for Store {
             return self.db.flush_wal(true).map_err(StoreError::io);
         }
         self.write(batch, wal)
+    }
+
+    fn tidy(&mut self) -> Result<(), StoreError> {
+        let families = Family::ALL.map(|family| self.family(family));
+        let families = families.into_iter().collect::<Result<Vec<_>, _>>()?;
+        self.db.flush_cfs_opt(&families, &FlushOptions::default()).map_err(StoreError::io)
     }
 
     fn mark(&mut self) -> Result<(), StoreError> {

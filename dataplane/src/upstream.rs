@@ -65,6 +65,8 @@ pub(crate) enum Fault {
     Blind,
     /// The policy that said yes is no longer the key's, or the credential was replaced: nothing was sent.
     Stale,
+    /// Another process takes over: nothing was sent.
+    Draining,
     /// The key was revoked while it was sent, or with an order to cut: the vendor may have acted.
     Revoked,
     /// The vendor may have acted; it was too slow.
@@ -78,7 +80,7 @@ pub(crate) enum Fault {
 impl Fault {
     /// Whether the vendor cannot have seen the request.
     pub(crate) fn before_send(&self) -> bool {
-        matches!(self, Fault::Unreachable(_) | Fault::Closed | Fault::Blind | Fault::Stale)
+        matches!(self, Fault::Unreachable(_) | Fault::Closed | Fault::Blind | Fault::Stale | Fault::Draining)
     }
 }
 
@@ -87,6 +89,7 @@ impl From<NotConnected> for Fault {
         match error {
             NotConnected::Failed(error) => Fault::Unreachable(error),
             NotConnected::Closed => Fault::Closed,
+            NotConnected::Draining => Fault::Draining,
         }
     }
 }
@@ -142,10 +145,15 @@ async fn exchange(
 ) -> Result<Reply, Fault> {
     if !shard.control_has_looked(now).await {
         pool.keep(connection);
-        return Err(Fault::Blind);
+        return Err(if shard.is_handing_over() { Fault::Draining } else { Fault::Blind });
     }
     encode_request(&mut connection.output, pool, outgoing);
     shard.obey();
+    // A revoke that the other process acknowledges must not be followed by a byte of this one.
+    if shard.is_handing_over() {
+        connection.output.zeroize();
+        return Err(Fault::Draining);
+    }
     if shard.deadlines.is_cut() {
         connection.output.zeroize();
         return Err(Fault::Unreachable(io::Error::other("keybrake is stopping")));

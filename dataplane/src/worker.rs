@@ -11,6 +11,7 @@ use std::thread;
 use crossbeam_channel::Sender;
 
 use crate::deadline::TICK;
+use crate::heir::Inherited;
 use crate::journal::Journal;
 use crate::listener;
 use crate::mailbox::Mailbox;
@@ -25,7 +26,10 @@ pub(crate) struct Worker {
     pub(crate) kernel: Kernel,
     pub(crate) common: Arc<Common>,
     pub(crate) keys: Arc<[Arc<KeyEntry>]>,
-    pub(crate) listener: TcpListener,
+    /// One, unless another process had more workers.
+    pub(crate) listeners: Vec<TcpListener>,
+    /// Exchanges that the process before still runs.
+    pub(crate) inherited: Vec<Inherited>,
     pub(crate) journal: Journal,
     pub(crate) metrics: Arc<Metrics>,
     pub(crate) mailbox: Mailbox<Message>,
@@ -54,19 +58,22 @@ impl Worker {
 
     /// Serves until draining is done.
     async fn run(self) -> io::Result<()> {
-        let listener = Listener::from_std(self.listener, self.kernel)?;
         let wake = WakeLine::from_std(self.wake, self.kernel)?;
-        let (shard, drained) =
-            Shard::new(&self.common, &self.keys, self.metrics, self.mailbox, self.journal, self.run);
-        drop((self.keys, self.common));
-        // A panic in these two would leave the shard deaf, so the process ends and is restarted.
-        let accept = listener::run(Rc::clone(&shard), listener, drained, self.connections_max);
-        rt::spawn(accept, || std::process::abort());
+        let known = (&*self.keys, self.inherited.as_slice());
+        let shard = Shard::new(&self.common, known, self.metrics, self.mailbox, self.journal, self.run);
+        drop((self.keys, self.common, self.inherited));
+        // A panic in these would leave the shard deaf, so the process ends and is restarted.
+        for listener in self.listeners {
+            let listener = Rc::new(Listener::from_std(listener, self.kernel)?);
+            shard.open_door(&listener);
+            let accept = listener::run(Rc::clone(&shard), listener, self.connections_max);
+            rt::spawn(accept, || std::process::abort());
+        }
         rt::spawn(read_mailbox(Rc::clone(&shard), wake), || std::process::abort());
         loop {
             rt::sleep(TICK).await;
             shard.tick();
-            if shard.is_draining() && shard.metrics.connections.read() == 0 && shard.journal.finish() {
+            if shard.is_done() {
                 return Ok(());
             }
         }

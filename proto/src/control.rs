@@ -12,6 +12,7 @@ use std::fmt;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
+use crate::handover::TakeOver;
 use crate::key::KeyId;
 use crate::money::{Micros, usd};
 use crate::policy::{KeyChange, KeySpec, Restrictions, Rule};
@@ -75,6 +76,8 @@ pub enum Request {
     Clock,
     /// An operator says that the wall clock is right; answered by [`Reply::Clock`] once that is on disk.
     ConfirmClock,
+    /// Another dataplane wants to take this one's place; answered by [`handover::Answer`](crate::handover::Answer).
+    TakeOver(Box<TakeOver>),
     /// The calls in doubt; answered by [`Reply::Doubts`].
     Doubts,
     /// What a call in doubt came to; answered by [`Reply::DoubtResolved`] once that is on disk.

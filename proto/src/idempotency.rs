@@ -42,7 +42,7 @@ pub enum Joined {
 }
 
 /// Whose answer a reply is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Answer {
     /// That of this very exchange: the vendor carried it out.
     Own,
@@ -51,7 +51,7 @@ pub enum Answer {
 }
 
 /// How one exchange ended.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Ending {
     /// The vendor carried the request out.
     Executed(Answer),
@@ -121,6 +121,11 @@ impl Entry {
     /// As an earlier run left it: in doubt.
     pub fn in_doubt(reservation: ReservationId, quote: Micros) -> Entry {
         Entry { reservation, state: State::InDoubt { quote }, running: 0, executions: 0, charges: 0 }
+    }
+
+    /// As another process left it: held, and none of its exchanges is known to have ended.
+    pub fn held(reservation: ReservationId, quote: Micros) -> Entry {
+        Entry { running: 0, ..Entry::first(reservation, quote) }
     }
 
     /// Its reservation.

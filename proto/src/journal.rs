@@ -33,8 +33,13 @@ impl IntentId {
     }
 
     /// The id with this number, which [`IntentId::as_u64`] gave.
-    pub fn from_u64(number: u64) -> IntentId {
+    pub const fn from_u64(number: u64) -> IntentId {
         IntentId(number)
+    }
+
+    /// Whose journal it is in.
+    pub fn shard(self) -> u16 {
+        u16::try_from(self.0 >> SHARD_SHIFT).unwrap_or_default()
     }
 
     /// The id as a number, for storing it.

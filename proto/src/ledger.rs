@@ -151,6 +151,12 @@ impl Word {
         Word { committed: self.committed.saturating_add(amount), ..self }
     }
 
+    /// With `quote` more held, whatever the cap: another process has admitted it.
+    #[must_use]
+    pub fn carry(self, quote: Micros) -> Word {
+        Word { held: self.held.saturating_add(quote), ..self.plus(quote) }
+    }
+
     /// Ends a hold whose call moved nothing.
     #[must_use]
     pub fn release(self, quote: Micros) -> Word {

@@ -14,6 +14,7 @@ pub mod context;
 pub mod control;
 pub mod deny;
 pub mod form;
+pub mod handover;
 pub mod http1;
 pub mod idempotency;
 pub mod journal;

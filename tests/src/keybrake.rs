@@ -1,5 +1,6 @@
 //! keybrake itself: a data directory of its own, a dataplane, and an admin process where one is asked for.
 
+mod rolling;
 mod torture;
 
 use std::ffi::CString;
@@ -16,6 +17,7 @@ use crate::http::{self, Reply};
 use crate::port::Port;
 use crate::process::Process;
 use crate::wait::eventually;
+pub use rolling::paused_us;
 
 /// The vendor credential of the tests: localstripe takes any key that begins with `sk_`.
 pub const SECRET: &str = "sk_test_9Lq3ZbVtYw2RkHs7XnDc5PfM";

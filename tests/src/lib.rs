@@ -34,7 +34,7 @@ pub use chain::Chain;
 pub use control::{Control, key_id, read_reply};
 pub use fake_time::FakeTime;
 pub use http::{Client, Reply, call, form_post, get, request};
-pub use keybrake::{ADMIN_TOKEN, Issued, Keybrake, SECRET, Setup};
+pub use keybrake::{ADMIN_TOKEN, Issued, Keybrake, SECRET, Setup, paused_us};
 pub use port::Port;
 pub use process::{Process, binary, python};
 pub use relay::Relay;

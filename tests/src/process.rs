@@ -101,6 +101,11 @@ impl Process {
         self.signal(libc::SIGTERM);
     }
 
+    /// Asks a supervisor to restart what it keeps.
+    pub fn restart(&mut self) {
+        self.signal(libc::SIGUSR2);
+    }
+
     /// Asks it to stop and waits until it has; answers its exit code.
     pub fn stop(&mut self) -> i32 {
         self.terminate();

@@ -20,6 +20,7 @@ mod network;
 mod power;
 mod random;
 mod report;
+mod restart;
 mod revoke;
 mod scene;
 
@@ -45,6 +46,8 @@ pub enum Part {
     Net,
     /// Revokes under load and of a stopped dataplane.
     Revoke,
+    /// Rolling restarts under load.
+    Restart,
     /// Steps of the wall clock, and midnight.
     Clock,
     /// Damaged, missing and older files.
@@ -70,13 +73,14 @@ pub struct NotRun(pub String);
 
 impl Part {
     /// Every part, in the order in which they are run.
-    pub const ALL: [Part; 9] = [
+    pub const ALL: [Part; 10] = [
         Part::Kill,
         Part::Ack,
         Part::Power,
         Part::Disk,
         Part::Net,
         Part::Revoke,
+        Part::Restart,
         Part::Clock,
         Part::Damage,
         Part::Cost,
@@ -92,6 +96,7 @@ impl Part {
             Part::Disk => "disk",
             Part::Net => "net",
             Part::Revoke => "revoke",
+            Part::Restart => "restart",
             Part::Clock => "clock",
             Part::Damage => "damage",
             Part::Cost => "cost",
@@ -107,6 +112,7 @@ impl Part {
             Part::Disk => (270, 12),
             Part::Net => (200, 8),
             Part::Revoke => (2100, 84),
+            Part::Restart => (50, 4),
             Part::Clock => (200, 12),
             Part::Damage => (1500, 60),
             Part::Cost => (9, 9),
@@ -121,6 +127,7 @@ impl Part {
             Part::Disk => disk::play(plan, random, report),
             Part::Net => network::play(plan, random, report),
             Part::Revoke => revoke::play(plan, random, report),
+            Part::Restart => restart::play(plan, random, report),
             Part::Clock => clock::play(plan, random, report),
             Part::Damage => damage::play(plan, random, report),
             Part::Cost => cost::play(plan, random, report),

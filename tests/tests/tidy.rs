@@ -14,9 +14,10 @@ use std::process::Command;
 const LINES_MAX: usize = 500;
 
 /// The dataplane's modules; each may use those of later lines only. Modules of one line do not use each other.
-const LAYERS: [&[&str]; 19] = [
+const LAYERS: [&[&str]; 21] = [
     &["main"],
     &["run", "check"],
+    &["hand_over", "take_over"],
     &["state", "control", "worker"],
     &["listener"],
     &["connection"],
@@ -24,6 +25,7 @@ const LAYERS: [&[&str]; 19] = [
     &["relay"],
     &["upstream"],
     &["shard"],
+    &["heir"],
     &["hold", "recovery"],
     &["journal"],
     &["storage", "pool"],
@@ -33,7 +35,7 @@ const LAYERS: [&[&str]; 19] = [
     &["resolve", "deadline", "metrics", "lease", "tokens"],
     &["rt", "mailbox"],
     &["seal", "clock"],
-    &["marks", "progress"],
+    &["marks", "progress", "descriptors"],
 ];
 
 fn root() -> PathBuf {

@@ -66,6 +66,11 @@ fn nothing_arrives_after_a_revoke_and_a_stopped_dataplane_acknowledges_none() {
 }
 
 #[test]
+fn rolling_restarts_refuse_nobody_and_lose_no_call() {
+    short_round(Part::Restart);
+}
+
+#[test]
 fn no_step_of_the_clock_opens_a_cap() {
     short_round(Part::Clock);
 }

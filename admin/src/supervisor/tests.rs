@@ -12,7 +12,17 @@ fn script(dir: &Path, script: &'static str) -> Program {
         command.arg("-c").arg(script).current_dir(&dir);
         command
     };
-    Program { name: "script", command: Box::new(command), stop_within: Duration::from_secs(30) }
+    let restart = Restart::OneBehindTheOther;
+    Program { name: "script", command: Box::new(command), stop_within: Duration::from_secs(30), restart }
+}
+
+/// Nobody asks for a restart.
+fn never() -> Restarts {
+    watch::channel(0).1
+}
+
+async fn keep(program: Program, orders: watch::Receiver<Order>) -> Result<(), Hopeless> {
+    super::keep(program, orders, never(), watch::channel(0).0).await
 }
 
 /// Waits until `path` is there and whole: scripts write one line.
@@ -39,7 +49,7 @@ async fn the_dataplane_is_stopped_before_the_admin_process() {
     let dataplane = "trap 'echo dataplane >> order; exit 0' TERM; echo > d; while :; do sleep 0.05; done";
     let admin = "trap 'echo admin >> order; exit 0' TERM; echo > a; while :; do sleep 0.05; done";
     let (orders, ordered) = watch::channel(Order::Run);
-    let running = tokio::spawn(supervise([script(&path, dataplane), script(&path, admin)], ordered));
+    let running = tokio::spawn(supervise([script(&path, dataplane), script(&path, admin)], ordered, never()));
     appears(path.join("d")).await;
     appears(path.join("a")).await;
     orders.send_replace(Order::Stop);
@@ -52,7 +62,7 @@ async fn status_2_at_the_first_start_stops_both() {
     let dir = tempfile::tempdir().unwrap();
     let (_orders, ordered) = watch::channel(Order::Run);
     let programs = [script(dir.path(), "exit 2"), script(dir.path(), OBEDIENT)];
-    assert_eq!(supervise(programs, ordered).await, Ok(ExitCode::from(2)));
+    assert_eq!(supervise(programs, ordered, never()).await, Ok(ExitCode::from(2)));
 }
 
 #[tokio::test]
@@ -67,6 +77,66 @@ async fn a_dead_child_is_started_again_also_after_status_2() {
     assert_eq!(fs::read_to_string(path.join("runs")).unwrap(), "x\nx\nx\n");
     orders.send_replace(Order::Stop);
     assert_eq!(keeper.await.unwrap(), Ok(()));
+}
+
+/// Writes its process id, and ends when another one says that it has taken over.
+const GIVES_UP_ITS_PLACE: &str = "echo $$ > \"start$0\"; trap 'exit 0' TERM; case $0 in --take-over) echo > over;; *) \
+                                  while [ ! -e over ]; do sleep 0.02; done; exit 0;; esac; \
+                                  while :; do sleep 0.05; done";
+
+/// It ends by itself when it is told to take over.
+const CANNOT_TAKE_OVER: &str = "echo $$ > \"start$0\"; trap 'exit 0' TERM; case $0 in --take-over) exit 2;; esac; \
+                                while :; do sleep 0.05; done";
+
+#[tokio::test]
+async fn q23_the_next_dataplane_takes_over_and_the_admin_process_follows_it() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().to_owned();
+    let restart = Restart::TakeOver("--take-over");
+    let dataplane = Program { restart, ..script(&path, GIVES_UP_ITS_PLACE) };
+    let admin = script(
+        &path,
+        "echo $$ >> admins; trap 'exit 0' TERM; [ $(wc -l < admins) = 1 ] || echo > second; \
+                               while :; do sleep 0.05; done",
+    );
+    let (orders, ordered) = watch::channel(Order::Run);
+    let (asked, restarts) = watch::channel(0);
+    let running = tokio::spawn(supervise([dataplane, admin], ordered, restarts));
+    let first = appears(path.join("startsh")).await;
+    appears(path.join("admins")).await;
+    asked.send_replace(1);
+    let next = appears(path.join("start--take-over")).await;
+    appears(path.join("second")).await;
+    assert_ne!(first, next);
+    assert!(!Path::new("/proc").join(first.trim()).exists() && Path::new("/proc").join(next.trim()).exists());
+    orders.send_replace(Order::Stop);
+    assert_eq!(running.await.unwrap(), Ok(ExitCode::SUCCESS));
+    assert!(!Path::new("/proc").join(next.trim()).exists());
+}
+
+#[tokio::test]
+async fn q23_a_dataplane_that_cannot_take_over_leaves_the_old_one_and_the_admin_process_alone() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().to_owned();
+    let program = Program { restart: Restart::TakeOver("--take-over"), ..script(&path, CANNOT_TAKE_OVER) };
+    let (orders, ordered) = watch::channel(Order::Run);
+    let (asked, restarts) = watch::channel(0);
+    let (restarted, told) = watch::channel(0);
+    let keeper = tokio::spawn(super::keep(program, ordered, restarts, restarted));
+    let first = appears(path.join("startsh")).await;
+    asked.send_replace(1);
+    let next = appears(path.join("start--take-over")).await;
+    let gone = async {
+        while Path::new("/proc").join(next.trim()).exists() {
+            sleep(Duration::from_millis(5)).await;
+        }
+    };
+    timeout(Duration::from_secs(20), gone).await.unwrap();
+    assert!(Path::new("/proc").join(first.trim()).exists(), "it goes on");
+    assert_eq!(*told.borrow(), 0);
+    orders.send_replace(Order::Stop);
+    assert_eq!(keeper.await.unwrap(), Ok(()));
+    assert!(!Path::new("/proc").join(first.trim()).exists());
 }
 
 #[tokio::test]

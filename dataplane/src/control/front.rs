@@ -14,10 +14,11 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use keybrake_proto::control::{self, FRAME_HEADER_BYTES, FrameError, Reply, Request};
+use keybrake_proto::handover::TakeOver;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
 use super::revoke::Closing;
-use super::{Control, refused};
+use super::{Asked, Control, busy, hand_over, refused};
 use crate::lease;
 use crate::mailbox::Mailbox;
 
@@ -39,25 +40,37 @@ const READ_BYTES: usize = 32 * 1024;
 /// How long to wait when no descriptor is free: it must not spin (rule G6).
 const BACK_OFF: Duration = Duration::from_millis(10);
 
-/// Serves the socket until the process ends. From its first look on, workers send.
-pub(crate) fn start(listener: UnixListener, control: Arc<Control>) -> io::Result<()> {
+/// How long what was ordered before a hand-over may take; meanwhile nothing is admitted.
+const BUSY_WAIT: Duration = Duration::from_secs(1);
+
+/// Between two looks whether all is answered, in front of a hand-over.
+const BUSY_PAUSE: Duration = Duration::from_millis(1);
+
+/// Serves the socket until the process ends, or another one takes over. From its first look on, workers send.
+pub(crate) fn start(listener: UnixListener, control: Arc<Control>) -> io::Result<hand_over::Front> {
     listener.set_nonblocking(true)?;
     let (returned, line) = Mailbox::new()?;
     line.set_nonblocking(true)?;
-    let mut front =
-        Front { control, listener, line, returned, peers: Vec::new(), count: Arc::default(), spare: spare() };
+    let handle = hand_over::Front(returned.clone());
+    let mut front = Front {
+        control,
+        listener,
+        line,
+        returned,
+        peers: Vec::new(),
+        count: Arc::default(),
+        busy: Arc::default(),
+        spare: spare(),
+    };
     let run = move || {
-        let run = AssertUnwindSafe(|| {
-            loop {
-                front.turn();
-            }
-        });
+        let run = AssertUnwindSafe(|| while front.turn() {});
         if catch_unwind(run).is_err() {
             // Deaf for orders to revoke, so the process ends and is restarted.
             std::process::abort();
         }
     };
-    thread::Builder::new().name("control".to_owned()).spawn(run).map(drop)
+    thread::Builder::new().name("control".to_owned()).spawn(run)?;
+    Ok(handle)
 }
 
 /// A descriptor to give up where there is no other: a revoke must get in when agents have taken all.
@@ -70,16 +83,25 @@ struct Front {
     listener: UnixListener,
     /// Woken when a connection is handed back.
     line: UnixStream,
-    returned: Mailbox<Peer>,
+    returned: Mailbox<Returned>,
     /// Those whose next request is waited for.
     peers: Vec<Peer>,
     /// Those and the ones being answered.
     count: Arc<AtomicUsize>,
+    /// Those that are being answered.
+    busy: Arc<AtomicUsize>,
     spare: Option<File>,
 }
 
+/// What other threads tell this one.
+pub(super) enum Returned {
+    /// It was answered.
+    Peer(Peer),
+    Park(hand_over::Park),
+}
+
 /// A connection.
-struct Peer {
+pub(super) struct Peer {
     stream: UnixStream,
     input: Vec<u8>,
     /// It sends no more. What it sent before counts: whoever gave up waiting has still ordered.
@@ -93,7 +115,7 @@ struct Counted(Arc<AtomicUsize>);
 
 impl Drop for Counted {
     fn drop(&mut self) {
-        self.0.fetch_sub(1, Ordering::Relaxed);
+        self.0.fetch_sub(1, Ordering::AcqRel);
     }
 }
 
@@ -102,19 +124,26 @@ enum Work {
     /// Shards and disk are waited for.
     Finish(Closing),
     Answer(Box<Request>),
+    TakeOver(TakeOver),
     Reply(Reply),
 }
 
 impl Front {
-    fn turn(&mut self) {
+    /// `false`: another process has the socket.
+    fn turn(&mut self) -> bool {
         self.spare = self.spare.take().or_else(spare);
-        while let Some(peer) = self.returned.take() {
-            self.serve(peer, Instant::now());
+        let mut park = None;
+        while let Some(returned) = self.returned.take() {
+            match returned {
+                Returned::Peer(peer) => self.serve(peer, Instant::now()),
+                Returned::Park(order) => park = Some(order),
+            }
         }
         // Before the look: what it does not see was not there at this time.
         let before = self.control.lease.before_look();
         let looked_at = Instant::now();
-        let Some(ready) = self.wait() else { return };
+        let longest = if park.is_some() { Duration::ZERO } else { lease::RENEWAL };
+        let Some(ready) = self.wait(longest) else { return true };
         let arrived = Instant::now();
         drop((&self.line).read(&mut [0; 64]));
         for (mut peer, is_ready) in std::mem::take(&mut self.peers).into_iter().zip(ready) {
@@ -132,11 +161,21 @@ impl Front {
         } else {
             thread::sleep(BACK_OFF);
         }
+        let Some(park) = park else { return true };
+        // What was ordered is answered and on disk, or said to be pending.
+        let since = Instant::now();
+        while self.busy.load(Ordering::Acquire) > 0 {
+            if since.elapsed() >= BUSY_WAIT {
+                return true;
+            }
+            thread::sleep(BUSY_PAUSE);
+        }
+        park.stand_still(&self.listener)
     }
 
-    /// Waits for input; which peers have some. `None` when that cannot be known.
-    fn wait(&self) -> Option<Vec<bool>> {
-        let timeout = if self.returned.fall_asleep() { lease::RENEWAL } else { Duration::ZERO };
+    /// Waits for input, at most so long; which peers have some. `None` when that cannot be known.
+    fn wait(&self, longest: Duration) -> Option<Vec<bool>> {
+        let timeout = if self.returned.fall_asleep() { longest } else { Duration::ZERO };
         let nanoseconds = i64::try_from(timeout.as_nanos()).unwrap_or_default();
         let timeout = Timespec { tv_sec: 0, tv_nsec: nanoseconds };
         let mut fds =
@@ -218,6 +257,7 @@ impl Front {
                 Work::Finish(closing) => {
                     return self.hand_over(peer, move |control| control.finish(closing));
                 }
+                Work::TakeOver(offer) => return self.send_on(peer, offer),
                 Work::Answer(request) => {
                     return self.hand_over(peer, move |control| control.answer(*request, arrived));
                 }
@@ -236,22 +276,37 @@ impl Front {
             Ok(request @ (Request::ShowKey(_) | Request::SelfKey { .. })) => {
                 Work::Reply(self.control.answer(request, arrived))
             }
+            Ok(Request::TakeOver(offer)) => Work::TakeOver(*offer),
             Ok(request) => Work::Answer(Box::new(request)),
             Err(error) => Work::Reply(refused(400, "malformed_frame", None, error.to_string())),
+        }
+    }
+
+    /// Whoever waits for signals hands over; one at a time.
+    fn send_on(&self, peer: Peer, offer: TakeOver) {
+        let asked = Asked { stream: peer.stream, offer };
+        if let Err(refused) = self.control.asked.try_send(asked) {
+            let mut stream = refused.into_inner().stream;
+            answer(&mut stream, &busy()).ok();
         }
     }
 
     /// Has a thread of its own make the reply, write it, and hand the peer back.
     fn hand_over(&self, mut peer: Peer, reply: impl FnOnce(&Control) -> Reply + Send + 'static) {
         let (control, returned) = (Arc::clone(&self.control), self.returned.clone());
-        let finish = move || match answer(&mut peer.stream, &reply(&control)) {
-            Ok(()) => {
-                peer.since = Instant::now();
-                returned.post(peer);
+        self.busy.fetch_add(1, Ordering::AcqRel);
+        let busy = Counted(Arc::clone(&self.busy));
+        let finish = move || {
+            let _busy = busy;
+            match answer(&mut peer.stream, &reply(&control)) {
+                Ok(()) => {
+                    peer.since = Instant::now();
+                    returned.post(Returned::Peer(peer));
+                }
+                // Whoever asked has given up.
+                Err(error) if error.kind() == ErrorKind::BrokenPipe => {}
+                Err(error) => eprintln!("keybrake-dataplane: control: {error}"),
             }
-            // Whoever asked has given up.
-            Err(error) if error.kind() == ErrorKind::BrokenPipe => {}
-            Err(error) => eprintln!("keybrake-dataplane: control: {error}"),
         };
         // A thread that does not start drops the closure and with it the peer, which then has no answer.
         thread::Builder::new().name("control-peer".to_owned()).spawn(finish).ok();

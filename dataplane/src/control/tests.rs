@@ -88,6 +88,8 @@ fn control(directory: &Directory, shards: usize, keys: &[Arc<KeyEntry>]) -> Cont
         keys: Keys::new(keys),
         changes: Mutex::new(()),
         figures: Figures::default(),
+        asked: bounded(1).0,
+        left: Left::default(),
     }
 }
 

@@ -309,17 +309,13 @@ pub(super) fn admit(
     trace.held = hold.quote();
     let keys = entry.account.keys();
     let intent = shard.journal.intent(keys, hold.day(), trace.held, hold.shared(), &trace.intent(agent));
-    match intent {
-        Ok(intent) => {
-            hold.recorded(intent);
-            trace.intent = Some(intent);
-        }
-        Err(_) => {
-            hold.release(today);
-            return Err(Deny::AuditUnavailable);
-        }
-    }
-    let ticket = shard.in_flight.board(entry.id);
+    let Ok(intent) = intent else {
+        hold.release(today);
+        return Err(Deny::AuditUnavailable);
+    };
+    hold.recorded(intent);
+    trace.intent = Some(intent);
+    let ticket = shard.in_flight.board(entry.id, intent);
     Ok(Admitted { permit, hold, ticket, epoch: target.epoch })
 }
 

@@ -103,7 +103,8 @@ async fn look_up(
     let ended = hold.release(shard.today());
     let status = replied.as_ref().map_or(0, Reply::status);
     shard.metrics.look_ups.add(1);
-    shard.journal.outcome(Some(intent), journal::End::Booked, ended.bookings, &row.ended(status, began));
+    let row = row.ended(status, began);
+    shard.journal.outcome(Some(intent), journal::End::Booked, ended.bookings, Some(ended.fate), &row);
     let reply = replied.map_err(|fault| refusal(shard, target, &fault))?;
     let found = judge(acting, &reply);
     reply.finish(target.pool(shard));
@@ -136,7 +137,7 @@ fn admit(
         return Err(Deny::AuditUnavailable);
     };
     hold.recorded(intent);
-    let ticket = shard.in_flight.board(entry.id);
+    let ticket = shard.in_flight.board(entry.id, intent);
     Ok((Admitted { permit: permit.for_look_up(), hold, ticket, epoch: entry.epoch() }, intent))
 }
 
@@ -153,6 +154,7 @@ fn refusal(shard: &Shard, target: &Target, fault: &Fault) -> Deny {
     match fault {
         Fault::Closed | Fault::Revoked => Deny::Unauthorized,
         Fault::Stale => Deny::PolicyChanged,
+        Fault::Draining => Deny::Draining,
         Fault::Blind => Deny::ControlUnavailable,
         Fault::Unreachable(error) => {
             shard.complain(target.vendor(shard).name, error);
@@ -163,9 +165,14 @@ fn refusal(shard: &Shard, target: &Target, fault: &Fault) -> Deny {
 }
 
 /// Notes what an object counts after a call on it, behind the call's outcome.
-pub(super) fn remember(shard: &Shard, target: &Target, remembered: Option<amount::Remembered>) {
-    let Some((object, counted)) = remembered else { return };
+pub(super) fn remember(
+    shard: &Shard,
+    target: &Target,
+    intent: Option<IntentId>,
+    remembered: Option<amount::Remembered>,
+) {
+    let (Some(intent), Some((object, counted))) = (intent, remembered) else { return };
     let key = target.entry().id;
     shard.objects.put(key, object.clone(), counted);
-    shard.journal.counted(key, object, counted);
+    shard.journal.counted(intent, key, object, counted);
 }

@@ -219,7 +219,8 @@ impl Trace {
         count.add(1);
         let end = ending.ended.as_ref().map_or(End::Booked, |ended| ended.end);
         let bookings = ending.ended.as_ref().map_or_else(Vec::new, |ended| ended.bookings.clone());
-        shard.journal.outcome(self.intent, end, bookings, &row);
+        let fate = ending.ended.as_ref().map(|ended| ended.fate);
+        shard.journal.outcome(self.intent, end, bookings, fate, &row);
     }
 
     /// The row of a look-up that this exchange needs, as a call of its own.

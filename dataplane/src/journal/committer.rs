@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering, fence};
 use std::time::{Duration, Instant};
 
-use crossbeam_channel::{Receiver, RecvTimeoutError, Sender};
+use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded};
 use keybrake_proto::mark::Reached;
 
 use super::medium::{Disk, Medium};
@@ -31,6 +31,8 @@ pub(super) enum Order {
     Spare { shard: usize },
     /// Somebody waits.
     Wake,
+    /// End, and say so: from then on no file of the journals is touched.
+    End(Sender<()>),
 }
 
 /// What the committer tells a shard.
@@ -62,6 +64,13 @@ pub(super) struct Shared {
 }
 
 impl CommitterHandle {
+    /// Ends the committer; `false` where that takes longer than `limit`, as on a disk that hangs.
+    pub(crate) fn end(&self, limit: Duration) -> bool {
+        let (end, ended) = bounded(1);
+        self.order(Order::End(end));
+        ended.recv_timeout(limit).is_ok()
+    }
+
     pub(super) fn order(&self, order: Order) {
         // A committer that has ended took the process with it.
         self.orders.send(order).ok();
@@ -113,6 +122,8 @@ pub(crate) struct Committer<D> {
     pub(super) segments_max: usize,
     pub(super) idle_synced: Instant,
     pub(super) complained: bool,
+    /// Who ordered the end.
+    pub(super) end: Option<Sender<()>>,
 }
 
 impl Shared {
@@ -127,6 +138,11 @@ impl<D: Disk> Committer<D> {
         let mut looked = Instant::now();
         loop {
             let synced = self.round();
+            if let Some(end) = self.end.take() {
+                // Who asked may have given up.
+                end.send(()).ok();
+                return;
+            }
             if looked.elapsed() >= TICK || !synced {
                 self.look_after_files();
                 self.write_marks();
@@ -242,7 +258,12 @@ impl<D: Disk> Committer<D> {
             | Order::Retire { shard, .. }
             | Order::Discard { shard, .. }
             | Order::Spare { shard } => *shard,
-            Order::Wake => return,
+            Order::Wake | Order::End(_) => {
+                if let Order::End(end) = order {
+                    self.end = Some(end);
+                }
+                return;
+            }
         };
         let Some(line) = self.lines.get_mut(shard) else { return };
         match order {
@@ -260,7 +281,7 @@ impl<D: Disk> Committer<D> {
                 line.retired.push_back((segment, last, Reuse::Never));
             }
             Order::Spare { .. } => line.wants_spare = true,
-            Order::Wake => {}
+            Order::Wake | Order::End(_) => {}
         }
     }
 

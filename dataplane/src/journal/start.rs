@@ -28,7 +28,8 @@ pub(crate) struct Place<D = Directory> {
     pub(crate) boot: [u8; 16],
 }
 
-/// Starts the thread `committer` and gives each shard its journal; `notify` are the ways to the shards.
+/// Starts the thread `committer` and gives each shard its journal, and the way to that thread; `notify` are the
+/// ways to the shards.
 pub(crate) fn start(
     place: &Place,
     recovered: &Recovered,
@@ -36,8 +37,10 @@ pub(crate) fn start(
     marks: Option<Arc<Marks>>,
     storage: &StorageHandle,
     notify: Vec<Box<dyn Fn(Event) + Send>>,
-) -> io::Result<Vec<Journal>> {
+) -> io::Result<(Vec<Journal>, CommitterHandle)> {
     let (journals, committer) = prepare(place, recovered, progress, marks, storage, notify)?;
+    let handle =
+        journals.first().map(|journal| journal.committer.clone()).ok_or(io::ErrorKind::InvalidInput)?;
     thread::Builder::new().name("committer".to_owned()).spawn(move || {
         // Without it no paid request would ever be sent, and none refused.
         let run = std::panic::AssertUnwindSafe(|| committer.run());
@@ -45,7 +48,7 @@ pub(crate) fn start(
             std::process::abort();
         }
     })?;
-    Ok(journals)
+    Ok((journals, handle))
 }
 
 /// The journals and what the thread `committer` runs.
@@ -81,6 +84,7 @@ pub(crate) fn prepare<D: Disk + Clone>(
             unstored: VecDeque::new(),
             waiters: VecDeque::new(),
             scratch: Vec::new(),
+            successor: None,
         };
         let progress = progress.get(index).map(Arc::clone).ok_or(io::ErrorKind::InvalidInput)?;
         let journal = Journal {
@@ -117,6 +121,7 @@ pub(crate) fn prepare<D: Disk + Clone>(
         segments_max: place.segments_max,
         idle_synced: Instant::now(),
         complained: false,
+        end: None,
     };
     Ok((journals, committer))
 }

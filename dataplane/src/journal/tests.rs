@@ -7,6 +7,7 @@ use std::time::Instant;
 use crossbeam_channel::unbounded;
 use keybrake_proto::audit::Outcome;
 use keybrake_proto::http1::Method;
+use keybrake_proto::journal::End;
 use keybrake_proto::journal::segment::{self, Tail};
 use keybrake_proto::time::UnixMicros;
 
@@ -115,6 +116,7 @@ impl Bench {
             segments_max: 4,
             idle_synced: Instant::now(),
             complained: false,
+            end: None,
         };
         let state = State {
             active: None,
@@ -129,6 +131,7 @@ impl Bench {
             unstored: VecDeque::new(),
             waiters: VecDeque::new(),
             scratch: Vec::new(),
+            successor: None,
         };
         let journal = Journal {
             shard: 0,
@@ -163,7 +166,7 @@ impl Bench {
     }
 
     fn denial(&self) {
-        self.journal.outcome(None, End::Booked, Vec::new(), &row());
+        self.journal.outcome(None, End::Booked, Vec::new(), None, &row());
     }
 
     /// The sequences a recovery would find after the end of the process, or of the machine.

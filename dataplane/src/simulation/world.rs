@@ -136,7 +136,7 @@ impl World {
             self.model.calls[number].ended_at = Some(self.process.next[shard]);
             self.process.next[shard] += 1;
             let denied = row(&id, Outcome::Denied, 0);
-            self.process.journals[shard].outcome(None, End::Booked, Vec::new(), &denied);
+            self.process.journals[shard].outcome(None, End::Booked, Vec::new(), None, &denied);
         }
     }
 
@@ -223,7 +223,7 @@ impl World {
         self.process.next[call.shard] += 1;
         let id = format!("c{number}");
         let row = row(&id, outcome, charge);
-        self.process.journals[call.shard].outcome(Some(intent), End::Booked, bookings, &row);
+        self.process.journals[call.shard].outcome(Some(intent), End::Booked, bookings, None, &row);
         self.trace(|| format!("c{number}: {:?}", self.model.calls[number].state));
     }
 
@@ -246,7 +246,13 @@ impl World {
             journal.lost(intent);
         } else {
             let id = format!("c{number}");
-            journal.outcome(Some(intent), End::InDoubt, bookings, &row(&id, Outcome::Unknown, call.quote));
+            journal.outcome(
+                Some(intent),
+                End::InDoubt,
+                bookings,
+                None,
+                &row(&id, Outcome::Unknown, call.quote),
+            );
         }
         if call.quote == 0 {
             call.state = State::Booked { charge: 0, on: Vec::new() };

@@ -4,6 +4,8 @@
 //! The same code runs behind live shards and at a start, over the records that the store does not
 //! have yet: there is one way from a journal to the books.
 
+mod start;
+
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
@@ -22,6 +24,7 @@ use super::remembered::{Executed, Remembered};
 use super::resolve;
 use crate::idempotency::Memory;
 use crate::objects::Table;
+pub(crate) use start::Running;
 
 /// A record on its way to the store.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -245,34 +248,6 @@ impl Books {
         (batch, self.floors.clone())
     }
 
-    /// Ends every intent that has no outcome, as after a crash: a row that says so, and a doubt.
-    pub(super) fn end_open(&mut self, now: UnixMicros) -> Batch {
-        let (mut batch, mut touched) = (Batch::default(), Touched::default());
-        let open: Vec<IntentId> = self.open.keys().copied().collect();
-        for id in open {
-            self.lose(id, now, &mut batch, &mut touched);
-        }
-        // Or the next start would find the same intents again.
-        self.raise_floors(&mut batch);
-        self.finish(&mut batch, &touched);
-        batch
-    }
-
-    /// Enters what the journals have and the store has not, and ends what a crash left open. Gives how
-    /// many exchanges that were. `has_row` knows the rows behind the floors.
-    pub(super) fn recover(
-        &mut self,
-        records: &[Handed],
-        now: UnixMicros,
-        has_row: impl Fn(&str) -> bool,
-    ) -> (Batch, u64) {
-        let mut batch = self.enter(records, now);
-        self.forget_ended(has_row);
-        let open = self.open_intents();
-        batch.append(self.end_open(now));
-        (batch, open)
-    }
-
     fn raise_floors(&mut self, batch: &mut Batch) {
         for (shard, cursor) in &self.cursors {
             if self.floors.insert(*shard, *cursor) != Some(*cursor) {
@@ -283,30 +258,6 @@ impl Books {
             self.floor_row = self.next_sequence;
             batch.put(Family::Meta, format::FLOOR_ROW, &encode_sequence(self.floor_row));
         }
-    }
-
-    /// At a start: forgets the open intents whose rows the store has. A store can be past the end of
-    /// a journal: the disk had the one's outcome and not yet the other's, or the file was refused.
-    fn forget_ended(&mut self, has_row: impl Fn(&str) -> bool) {
-        self.open.retain(|_, open| {
-            let row = AuditRow::decode(&open.row);
-            open.stored || !row.is_ok_and(|row| has_row(row.id))
-        });
-    }
-
-    /// At a start: a record that the store has, of which only the open intent is missing there.
-    fn recall(&mut self, handed: &Handed) -> Result<(), NotARecord> {
-        if self.floors.get(&handed.shard).is_some_and(|floor| handed.sequence <= *floor) {
-            return Ok(());
-        }
-        match Record::decode(&handed.payload)? {
-            record @ Record::Intent { .. } => self.open(handed, record),
-            Record::Outcome { intent: Some(intent), .. } | Record::Lost { intent } => {
-                self.open.remove(&intent);
-            }
-            Record::Outcome { intent: None, .. } | Record::Counted { .. } => {}
-        }
-        Ok(())
     }
 
     fn open(&mut self, handed: &Handed, record: Record<'_>) {

@@ -58,5 +58,5 @@ pub(crate) fn read<'a>(entries: impl Iterator<Item = (Family, &'a [u8], &'a [u8]
 
 /// What [`Store::recover`] writes; gives how many exchanges were open.
 pub(crate) fn recover(books: &mut Books, records: &[Handed], now: UnixMicros) -> (Batch, u64) {
-    books.recover(records, now, |_| false)
+    books.recover(records, now, |_| false, |_| false)
 }

@@ -15,7 +15,7 @@ use super::remembered::Executed;
 use crate::registry::KeyRecord;
 
 /// The version of all of this, in `meta`.
-pub(super) const SCHEMA: &str = "2";
+pub(crate) const SCHEMA: &str = "2";
 
 /// Schemas that are read and made the present one: without doubts and journals.
 pub(super) const SCHEMAS_BEFORE: [&str; 1] = ["1"];

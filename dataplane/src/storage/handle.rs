@@ -39,6 +39,9 @@ const WAITS: Waits = Waits {
 /// How long the control side waits for an answer that needs the disk.
 const ANSWER_WAIT: Duration = Duration::from_secs(5);
 
+/// How long what is in memory may take to the disk: 80 MiB at most.
+const TIDY_WAIT: Duration = Duration::from_secs(10);
+
 /// Starts the thread `storage`, which owns the store from now on. `books` are what the store holds.
 pub(crate) fn start(
     store: Store,
@@ -231,6 +234,14 @@ impl StorageHandle {
         if let Command::Credential { done, .. } = command {
             done.tell(Err(error));
         }
+    }
+
+    /// Leaves little to read for whoever opens the store next. Blocks, for as long as that takes the disk;
+    /// records wait meanwhile.
+    pub(crate) fn tidy(&self) -> Result<(), StoreError> {
+        let (done, tidied) = bounded(1);
+        self.command(Command::Tidy(done))?;
+        tidied.recv_timeout(TIDY_WAIT).unwrap_or(Err(StoreError::Busy))
     }
 
     /// Writes all that is queued, syncs it and closes the store; returns when that is done. Blocks,

@@ -2,9 +2,8 @@
 //! recovery that an exchange on the same reservation is not in doubt.
 
 use std::collections::{HashMap, VecDeque};
-use std::sync::Arc;
 
-use keybrake_proto::idempotency::{Entry, Identity, REMEMBERED_S, ReservationId, Share};
+use keybrake_proto::idempotency::{Identity, REMEMBERED_S, ReservationId, Share};
 use keybrake_proto::journal::IntentId;
 use keybrake_proto::key::KeyId;
 use keybrake_proto::time::UnixMicros;
@@ -12,7 +11,7 @@ use keybrake_proto::time::UnixMicros;
 use super::batch::{Batch, Family};
 use super::books::Books;
 use super::format::{encode_remembered, remembered_key};
-use crate::idempotency::{ENTRIES_PER_KEY_MAX, Memory};
+use crate::idempotency::ENTRIES_PER_KEY_MAX;
 use crate::objects::{Objects, Table};
 
 /// One executed request of a vault key.
@@ -50,6 +49,11 @@ impl Remembered {
     /// Whether the vendor is known to have executed a request of this reservation.
     pub(super) fn has(&self, reservation: ReservationId) -> bool {
         self.reservations.contains_key(&reservation)
+    }
+
+    /// The executed request of this reservation.
+    pub(super) fn find(&self, reservation: ReservationId) -> Option<&Executed> {
+        self.executed.get(self.reservations.get(&reservation)?)
     }
 
     /// Adds one, in the batch of its booking, and forgets the key's oldest beyond the bound (rule Q17).
@@ -103,25 +107,6 @@ impl Remembered {
 }
 
 impl Books {
-    /// What the shards are to know of repeats, as of these books.
-    pub(crate) fn begin_memory(&mut self, now: UnixMicros) -> Arc<Memory> {
-        // Above those of earlier runs, also of reservations that left nothing in the store.
-        let memory = Arc::new(Memory::new(self.last_reservation.max(ReservationId(now.0))));
-        for Executed { key, share, at } in self.remembered.all() {
-            let entry = Entry::executed(share.reservation, *at);
-            if !entry.is_over(now) {
-                memory.insert(*key, share.identity, entry);
-            }
-        }
-        for doubt in self.doubts.values().filter(|doubt| doubt.booked.is_none()) {
-            if let (Some(key), Some(share)) = (doubt.keys.first(), doubt.share) {
-                memory.insert(*key, share.identity, Entry::in_doubt(share.reservation, doubt.quote));
-            }
-        }
-        self.memory = Arc::clone(&memory);
-        memory
-    }
-
     /// What the shards are to know of objects, as of these books.
     pub(crate) fn begin_objects(&self) -> Objects {
         let mut table = Table::default();

@@ -198,7 +198,11 @@ fn q8_a_decision_that_was_taken_back_leaves_no_row_and_no_doubt() {
     let (sent, second) = intent(1, 5, 30);
     let records = [first, ending(Some(withdrawn), End::Booked, Some((1, 5, 0)), b""), second];
     let mut books = store.books().unwrap();
-    assert_eq!(store.recover(&mut books, &records, NOW).unwrap(), 1, "the one that was decided anew");
+    assert_eq!(
+        store.recover(&mut books, &records, NOW, |_| false).unwrap(),
+        1,
+        "the one that was decided anew"
+    );
     assert_eq!((opening(&store, 1), rows(&store).len()), ((0, 30), 1));
     assert!(store.books().unwrap().doubts().contains_key(&sent));
 }
@@ -213,7 +217,7 @@ fn what_a_crash_cut_off_has_a_row_and_is_in_doubt_once() {
     // Killed before anything was stored, and again after each step of the recovery.
     let recover = |records: &[Handed]| {
         let mut books = store.books().unwrap();
-        store.recover(&mut books, records, NOW).unwrap()
+        store.recover(&mut books, records, NOW, |_| false).unwrap()
     };
     assert_eq!(recover(&records), 1);
     assert_eq!(opening(&store, 1), (10, 12));
@@ -232,7 +236,7 @@ fn q14_a_record_that_was_handed_over_twice_counts_once_and_its_open_intent_is_fo
     write(&store, &records);
     // Killed: the store has both, and not the intent itself.
     let mut books = store.books().unwrap();
-    assert_eq!(store.recover(&mut books, &records, NOW), Ok(1));
+    assert_eq!(store.recover(&mut books, &records, NOW, |_| false), Ok(1));
     assert_eq!((opening(&store, 1), rows(&store).len()), ((7, 30), 2));
 }
 
@@ -251,7 +255,7 @@ fn q13_an_outcome_that_only_the_store_has_ends_its_intent() {
     write(&store, &[open.clone(), ended]);
     // The journal's file was refused, or lost its end with the power: it has the intent alone.
     let mut books = store.books().unwrap();
-    assert_eq!(store.recover(&mut books, &[open], NOW), Ok(0));
+    assert_eq!(store.recover(&mut books, &[open], NOW, |_| false), Ok(0));
     assert_eq!((opening(&store, 1), rows(&store).len()), ((7, 0), 1));
 }
 
@@ -271,7 +275,7 @@ fn q14_after_a_checkpoint_the_journal_may_forget_what_is_still_open() {
     let ended = ending(Some(id), End::Booked, Some((1, 5, 4)), b"row");
     store.write(&again.enter(&[ended], NOW), Wal::Written).unwrap();
     let mut last = store.books().unwrap();
-    assert_eq!(store.recover(&mut last, &[], NOW), Ok(0));
+    assert_eq!(store.recover(&mut last, &[], NOW, |_| false), Ok(0));
     assert_eq!(opening(&store, 1), (4, 0));
 }
 

@@ -47,6 +47,11 @@ pub(crate) trait Sink: Send + 'static {
     /// Writes all of the batch or nothing.
     fn commit(&mut self, batch: &Batch, wal: Wal) -> Result<(), StoreError>;
 
+    /// Brings what is in memory into tables, so that whoever opens it next has little to read.
+    fn tidy(&mut self) -> Result<(), StoreError> {
+        Ok(())
+    }
+
     /// Notes outside the store that all it has taken is on disk.
     fn mark(&mut self) -> Result<(), StoreError>;
 }
@@ -76,6 +81,8 @@ pub(super) enum Command {
     },
     /// All doubts.
     Doubts(Sender<Vec<(IntentId, Doubt)>>),
+    /// Leave little to read for the next to open the store.
+    Tidy(Sender<Result<(), StoreError>>),
     /// Write what is queued, close the store, answer.
     Stop(Sender<Result<(), StoreError>>),
 }
@@ -241,6 +248,7 @@ impl<S: Sink> Writer<S> {
                     done.tell(shared.timed(write).0);
                 }
                 Command::Stop(stop) => self.stops.push(stop),
+                Command::Tidy(done) => done.send(self.sink.tidy()).unwrap_or_default(),
                 Command::Resolve { resolution, done } => self.resolve(&resolution, done),
                 Command::Expire { before, day, tell } => self.expire(before, day, &tell),
                 // Who asked may be gone.

@@ -22,7 +22,8 @@ pub const HEADER_BYTES: usize = 64;
 pub const FRAME_HEADER_BYTES: usize = 16;
 
 const MAGIC: [u8; 8] = *b"KBjrnl\r\n";
-const VERSION: u16 = 2;
+/// The version of all of this, in each file's header.
+pub const VERSION: u16 = 2;
 const ALIGNMENT: usize = 8;
 
 /// Generations before its own among which the earlier use of a file is looked for. It decides only

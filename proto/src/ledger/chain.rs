@@ -8,6 +8,8 @@
 use std::convert::Infallible;
 use std::iter;
 
+use serde::{Deserialize, Serialize};
+
 use super::{Refused, Word};
 use crate::key::KeyId;
 use crate::money::Micros;
@@ -160,7 +162,7 @@ pub struct Over {
 }
 
 /// Whether a request that ends was sent: then it counts against the request budget.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Sent {
     /// The vendor may have seen it.
     Yes,
@@ -221,6 +223,18 @@ pub fn reserve(leaf: &impl Level, today: Day, quote: Micros) -> Result<Day, Refu
             Err(Stop::Refused(refusal)) if is_final || refusal == Refusal::Closed => return Err(refusal),
             Err(Stop::Refused(_)) => is_final = true,
         }
+    }
+}
+
+/// Keeps aside what another process has admitted: `quote` and one request on every word, held since
+/// `day`, above the caps too and on closed keys. It ends as any other hold.
+pub fn carry(leaf: &impl Level, day: Day, quote: Micros) {
+    for (level, limit) in words(leaf) {
+        always(level, limit, |word| match limit {
+            Limit::Lifetime => word.carry(quote),
+            Limit::Daily => word.on(day).carry(quote),
+            Limit::Requests => word.on(day).carry(ONE_REQUEST),
+        });
     }
 }
 

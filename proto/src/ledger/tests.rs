@@ -30,6 +30,7 @@ fn check(script: &str) {
             },
             "settle" => word = word.settle(amount(1), amount(2)),
             "release" => word = word.release(amount(1)),
+            "carry" => word = word.on(today).carry(amount(1)),
             "close" => word = word.close(),
             other => panic!("no such step: {other}"),
         }
@@ -38,6 +39,14 @@ fn check(script: &str) {
             assert_eq!(refusal.unwrap_or(&committed), expected, "at `{step}` of `{script}`");
         }
     }
+}
+
+#[test]
+fn q23_what_another_process_has_admitted_counts_above_the_cap_and_on_a_closed_key() {
+    check("cap 10 | reserve 9 -> 9 | carry 6 -> 15 | reserve 1 -> full | settle 6 2 -> 11 | settle 9 0 -> 2");
+    check("reserve 3 -> 3 | close | carry 6 -> 9 | reserve 1 -> closed | settle 6 6 -> 9");
+    check("cap 10 | day 0 | carry 6 -> 6 | day 1 | reserve 1 -> 7 | reserve 4 -> full");
+    check("reserve 3 -> 3 | settle 3 3 -> 3 | day 1 | carry 6 -> 6");
 }
 
 #[test]

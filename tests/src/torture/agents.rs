@@ -108,6 +108,8 @@ pub(crate) struct AgentLog {
     /// 503: keybrake cannot write, or does not trust its clock.
     pub(crate) unavailable: AtomicU64,
     pub(crate) unanswered: AtomicU64,
+    /// Connections that nobody accepted.
+    pub(crate) unconnected: AtomicU64,
 }
 
 /// One call's line.
@@ -128,6 +130,7 @@ impl AgentLog {
             succeeded: AtomicU64::new(0),
             unavailable: AtomicU64::new(0),
             unanswered: AtomicU64::new(0),
+            unconnected: AtomicU64::new(0),
         }
     }
 
@@ -242,6 +245,7 @@ fn spend(job: &Job, agent: usize, stop: &AtomicBool, mut random: Random) {
         let Some(client) = &mut connection else {
             connection = Client::open(job.proxy, SILENCE_MAX).ok();
             if connection.is_none() {
+                job.log.unconnected.fetch_add(1, Ordering::SeqCst);
                 pass(RECONNECT);
             }
             continue;

@@ -149,12 +149,14 @@ fn answer(request: Request, behavior: Behavior) -> Reply {
         }
         Request::ResolveDoubt { .. } => refused(404, "no_such_doubt", "no call with this id is in doubt"),
         Request::ConfirmClock => Reply::Clock(Box::new(clock(Behavior::Answers))),
-        Request::ShowKey(_) | Request::SelfKey { .. } | Request::Revoke(_) => Reply::Refused(Refused {
-            status: 404,
-            code: "no_such_key".to_owned(),
-            field: None,
-            message: "there is no such key".to_owned(),
-        }),
+        Request::ShowKey(_) | Request::SelfKey { .. } | Request::Revoke(_) | Request::TakeOver(_) => {
+            Reply::Refused(Refused {
+                status: 404,
+                code: "no_such_key".to_owned(),
+                field: None,
+                message: "there is no such key".to_owned(),
+            })
+        }
     }
 }
 

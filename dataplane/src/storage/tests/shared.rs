@@ -1,5 +1,7 @@
 //! Several exchanges on one reservation, whose journals arrive in any order (rules Q6, Q17).
 
+mod running;
+
 use keybrake_proto::idempotency::{Answer, Ending, Entry, Identity, Money, ReservationId, Share};
 
 use super::*;
@@ -39,7 +41,7 @@ fn shared_outcome(shard: u16, end: End, charge: u64) -> Handed {
 fn recovered(records: &[Handed]) -> (u64, u64) {
     let directory = Directory::new();
     let store = directory.open();
-    let recover = || store.recover(&mut store.books().unwrap(), records, NOW).unwrap();
+    let recover = || store.recover(&mut store.books().unwrap(), records, NOW, |_| false).unwrap();
     recover();
     let first = opening(&store, 1);
     assert_eq!((recover(), opening(&store, 1)), (0, first), "the next start finds the same journals");

@@ -133,6 +133,25 @@ fn spend(key: &Key, on: u32, amount: u64) {
 }
 
 #[test]
+fn q23_what_another_process_has_admitted_is_held_on_every_word_of_the_chain_and_ends_as_any_hold() {
+    let limits = Limits { daily: Some(usd(10)), lifetime: Some(usd(10)), requests: Some(1) };
+    let root = Key::new(b'a', limits, None);
+    let leaf = Key::new(b'b', limits, Some(&root));
+    let committed = |key: &Key| Limit::ALL.map(|limit| key.word(limit).committed.as_u64());
+    for _ in 0..2 {
+        carry(&*leaf, Day::new(3), usd(6));
+    }
+    let held = [usd(12).as_u64(), usd(12).as_u64(), 2];
+    assert_eq!((committed(&leaf), committed(&root)), (held, held), "above every cap");
+    let mut days = Vec::new();
+    settle(&*leaf, Day::new(2), usd(6), usd(5), Sent::Yes, |key, day| days.push((key, day)));
+    assert_eq!(days, [(id(b'b'), Day::new(3)), (id(b'a'), Day::new(3))], "on the day of the word");
+    settle(&*leaf, Day::new(3), usd(6), Micros::ZERO, Sent::No, |_, _| ());
+    let settled = [usd(5).as_u64(), usd(5).as_u64(), 1];
+    assert_eq!((committed(&leaf), committed(&root)), (settled, settled));
+}
+
+#[test]
 fn a_request_draws_on_every_level_and_settles_leaf_first() {
     let root = Key::new(b'r', daily(100), None);
     let team = Key::new(b't', Limits::default(), Some(&root));
