@@ -94,8 +94,7 @@ impl Running {
             open_control(&config, &mut state.store, &state.keys, predecessor.as_ref())?;
         let doors = open_doors(config.proxy.listen, workers, predecessor.as_mut())
             .with_context(|| format!("proxy.listen {} cannot be used", config.proxy.listen))?;
-        let first_door = doors.iter().flatten().next();
-        let proxy_listen = first_door.map_or(Ok(config.proxy.listen), TcpListener::local_addr)?;
+        let proxy_listen = address(&doors, &config)?;
         let lease = lease()?;
         let left = Left::new(state.inherited.len());
         let progress = progress::all(workers, |shard| state.recovered.last_of(shard));
@@ -417,6 +416,11 @@ fn predecessor(config: &Config, begin: Begin) -> anyhow::Result<Option<Predecess
             take_over::ask(config)
         }
     }
+}
+
+/// Where agents connect: a port of 0 is chosen when it is bound.
+fn address(doors: &[Vec<TcpListener>], config: &Config) -> io::Result<SocketAddr> {
+    doors.iter().flatten().next().map_or(Ok(config.proxy.listen), TcpListener::local_addr)
 }
 
 fn start_clock(config: &Config, keys: &[Arc<KeyEntry>]) -> anyhow::Result<Arc<Clock>> {
