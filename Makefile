@@ -41,7 +41,7 @@ fmt: setup-lint ## format the code
 bench: rocksdb ## run the benchmarks
 	$(CARGO) bench --locked -p keybrake-benches
 
-torture: setup-torture rocksdb ## kill, cut, fill and starve it for 25 minutes, and judge: [PART=kill] [SEED=n] [ROUNDS=n]
+torture: setup-torture rocksdb ## kill, cut, fill and starve it for 30 minutes, and judge: [PART=kill] [SEED=n] [ROUNDS=n]
 	@PART='$(PART)' SEED='$(SEED)' ROUNDS='$(ROUNDS)' scripts/torture.sh
 
 clean: ## remove what cargo built; RocksDB and the virtualenvs stay in the cache directory

@@ -107,7 +107,7 @@ async fn run(shard: &Rc<Shard>, agent: &mut Downstream) -> After {
         }
         let now = trace.sent();
         match admission::forward(shard, agent, &target, &admitted, now).await {
-            Ok(reply) => return deliver(shard, agent, (&target, &ground), trace, admitted, reply).await,
+            Ok(reply) => return deliver(shard, agent, (&target, ground), trace, admitted, reply).await,
             Err(Fault::Stale) if decision < DECISIONS_MAX => {
                 if let ControlFlow::Break(ended) = withdraw(shard, &mut trace, admitted) {
                     return fail(shard, agent, &trace, ended, &Deny::PolicyChanged).await;
@@ -180,7 +180,7 @@ async fn fail(
 async fn deliver(
     shard: &Rc<Shard>,
     agent: &mut Downstream,
-    (target, ground): (&Target, &Ground),
+    (target, ground): (&Target, Ground),
     mut trace: Trace,
     admitted: Admitted,
     mut reply: Reply,
@@ -197,6 +197,10 @@ async fn deliver(
     let today = shard.today();
     let (ended, outcome) = match end {
         End::Settle(charge) => {
+            // A reply that names no amount costs what was asked for, and a repeat of a call that left a doubt may find
+            // nothing left to ask for.
+            let is_short = trace.quote.amount < trace.held && charge == trace.quote.expected();
+            let charge = if is_short { trace.held } else { charge };
             let answer = admission::answer(&reply, target.vendor(shard));
             let ended = hold.settle(today, Execution { charge, answer, at: shard.now() });
             let is_above = trace.quote.amount_minor.is_some() && ended.amount > ended.covered;
@@ -216,11 +220,14 @@ async fn deliver(
         // The row is on its way before the agent knows the outcome.
         trace.record(shard, agent, &ending);
         look_up::remember(shard, target, trace.intent, remembered);
-        drop(ticket);
+        // An agent that does not read keeps nobody else from the object.
+        drop((ticket, ground));
         write_whole(shard, agent, &trace, &reply);
         reply.finish(target.pool(shard));
         return agent.reply(&shard.config.proxy).await;
     }
+    // Whoever acts on the object before this is remembered holds too much.
+    drop(ground);
     let streamed = stream(shard, agent, &trace, &mut reply).await;
     drop(ticket);
     let is_whole = streamed.is_ok() || outcome == Outcome::Unknown;

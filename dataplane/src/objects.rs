@@ -59,7 +59,8 @@ type Place = (usize, ObjectId);
 /// Who acts on an object, and in how many exchanges: repeats of one request may run side by side.
 #[derive(Debug)]
 struct Actor {
-    identity: Option<Identity>,
+    /// The vault key and what makes a request of it the same.
+    request: Option<(KeyId, Identity)>,
     exchanges: u32,
 }
 
@@ -97,22 +98,22 @@ impl Objects {
         lock(&self.table).put(key, object, counted);
     }
 
-    /// Claims an object of the vendor with number `vendor`; `identity` is that of a request that may be repeated.
+    /// Claims an object of the vendor with number `vendor`; `request` says which one may be repeated.
     pub(crate) fn claim(
         self: &Arc<Self>,
         vendor: usize,
         object: ObjectId,
-        identity: Option<Identity>,
+        request: Option<(KeyId, Identity)>,
     ) -> Result<Claim, Busy> {
         let place = (vendor, object);
         let mut acting = lock(&self.acting);
         match acting.get_mut(&place) {
-            Some(actor) if identity.is_some() && actor.identity == identity => {
+            Some(actor) if request.is_some() && actor.request == request => {
                 actor.exchanges = actor.exchanges.saturating_add(1);
             }
             Some(_) => return Err(Busy),
             None => {
-                acting.insert(place.clone(), Actor { identity, exchanges: 1 });
+                acting.insert(place.clone(), Actor { request, exchanges: 1 });
             }
         }
         drop(acting);
@@ -157,11 +158,14 @@ mod tests {
     #[test]
     fn q8_one_call_at_a_time_acts_on_an_object_but_repeats_of_one_request_may() {
         let objects = Arc::new(Objects::default());
-        let claim = |identity| objects.claim(0, object(1), identity);
-        let first = claim(Some(Identity([1; 16]))).unwrap();
+        let claim = |request| objects.claim(0, object(1), request);
+        let request = |number| Some((key(), Identity([number; 16])));
+        let first = claim(request(1)).unwrap();
         assert_eq!(claim(None).unwrap_err(), Busy);
-        assert_eq!(claim(Some(Identity([2; 16]))).unwrap_err(), Busy);
-        let repeat = claim(Some(Identity([1; 16]))).unwrap();
+        assert_eq!(claim(request(2)).unwrap_err(), Busy);
+        let other_key = KeyId::from_bytes(b"fedcba9876543210").unwrap();
+        assert_eq!(claim(Some((other_key, Identity([1; 16])))).unwrap_err(), Busy, "of another key");
+        let repeat = claim(request(1)).unwrap();
         assert!(objects.claim(1, object(1), None).is_ok(), "of another vendor");
         drop(first);
         assert_eq!(claim(None).unwrap_err(), Busy);

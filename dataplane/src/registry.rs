@@ -151,6 +151,27 @@ impl KeyEntry {
         Ok(())
     }
 
+    /// What a call without a known price is held at; `None`: there is no such call.
+    ///
+    /// A bound makes such calls possible, so that of a key is worth nothing to the keys above it: the highest key that
+    /// bounds or caps money decides, and a cap without a bound refuses. A holder who issues below its key would else
+    /// give itself a price, and a low one (rule M11).
+    pub(crate) fn unpriced_hold(&self) -> Option<Micros> {
+        let mut hold = None;
+        for entry in self.chain() {
+            let record = entry.record.load();
+            let policy = &record.policy;
+            let is_capped = policy.daily_usd_cap.is_some() || policy.total_usd_cap.is_some();
+            match policy.restrictions.max_usd_per_call {
+                Some(most) => hold = Some(most),
+                None if is_capped => hold = None,
+                None => {}
+            }
+        }
+        // Nothing would count at nothing.
+        hold.filter(|most| *most > Micros::ZERO)
+    }
+
     /// The most one call may cost, of this key and of all above it.
     pub(crate) fn max_usd_per_call(&self) -> Option<Micros> {
         self.chain().filter_map(|entry| entry.record.load().policy.restrictions.max_usd_per_call).min()

@@ -60,6 +60,11 @@ impl Target {
         credential.ok_or_else(|| Fault::Unreachable(io::Error::other("its account has no credential")))
     }
 
+    /// The policy that it was recognized under.
+    pub(super) fn epoch(&self) -> Epoch {
+        self.epoch
+    }
+
     /// The number of the pool.
     pub(super) fn pool_number(&self) -> usize {
         self.pool
@@ -227,7 +232,9 @@ pub(super) async fn pace(shard: &Rc<Shard>, target: &Target) -> Result<Taken, De
         return Ok(Taken::of(pacer));
     }
     shard.metrics.turns_waited.add(1);
-    match shard.turn(pacer, target.entry.id).await {
+    // Keys below one key take its turns: whoever issues a thousand has no more than one.
+    let root = target.entry.chain().last().map_or(target.entry.id, |root| root.id);
+    match shard.turn(pacer, root).await {
         Turn::Granted => Ok(Taken::of(pacer)),
         Turn::Refused => {
             let retry_after_s = pacing::WAIT_MAX.as_secs().max(1);
@@ -246,13 +253,14 @@ fn price(
 ) -> Result<(), Deny> {
     let per_call_max = target.entry.max_usd_per_call();
     let (bound, today) = (target.entry.bound(), shard.today());
-    let terms = Terms { bound, per_call_max, book: &shard.book, today };
+    let unpriced_hold = target.entry.unpriced_hold();
+    let terms = Terms { bound, per_call_max: unpriced_hold, book: &shard.book, today };
     let request = priced(agent, target);
     trace.quote = price::quote(target.price(), request, ground.known, &terms).map_err(unquoted)?;
     trace.held = trace.quote.amount;
     match per_call_max {
-        Some(most) if trace.quote.amount > most => {
-            Err(Deny::Restriction(Restriction::CallTooLarge { quote: trace.quote.amount, most }))
+        Some(most) if trace.quote.whole() > most => {
+            Err(Deny::Restriction(Restriction::CallTooLarge { quote: trace.quote.whole(), most }))
         }
         Some(_) | None => Ok(()),
     }

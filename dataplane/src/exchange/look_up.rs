@@ -53,11 +53,17 @@ pub(super) async fn prepare(
     let mut ground = Ground { identity, acting: None, known: Known::default(), _claim: None };
     let Some(acting) = acting else { return Ok(ground) };
     if bound == Bound::Capped {
-        let claim = shard.objects.claim(target.pool_number(), acting.id.clone(), identity);
+        let claim = shard.objects.claim(
+            target.pool_number(),
+            acting.id.clone(),
+            identity.map(|of| (target.entry().id, of)),
+        );
         ground._claim = Some(claim.map_err(|_| Deny::Object(ObjectFault::Busy))?);
     }
     ground.known.counted = shard.objects.counted(target.entry().id, &acting.id);
     if price::must_look_up(price, request, ground.known.counted, bound).map_err(admission::unquoted)? {
+        // It is one more request of the vendor's quota, whatever becomes of the call.
+        admission::pace(shard, target).await?.used();
         // Seldom, and large: it would make the future of every connection larger.
         let found = Box::pin(look_up(shard, agent, permit, target, trace, &acting));
         ground.known.looked_up = Some(found.await?);
@@ -138,7 +144,7 @@ fn admit(
     };
     hold.recorded(intent);
     let ticket = shard.in_flight.board(entry.id, intent);
-    Ok((Admitted { permit: permit.for_look_up(), hold, ticket, epoch: entry.epoch() }, intent))
+    Ok((Admitted { permit: permit.for_look_up(), hold, ticket, epoch: target.epoch() }, intent))
 }
 
 fn judge(acting: &Acting, reply: &Reply) -> Result<LookedUp, Deny> {

@@ -24,6 +24,8 @@ pub struct AmountRule {
     pub parameters: &'static [&'static str],
     /// Whether it may be written with a minus sign: what moves is its absolute value.
     pub signed: bool,
+    /// Whether it is a part of the object's total, which counts whole: parts may follow, or be more than the whole.
+    pub partial: bool,
     /// What it means that none of them is there.
     pub absent: Absent,
     /// A flag in whose presence nothing moves.
@@ -252,7 +254,10 @@ pub(super) fn must_look_up(
     }
     let knows_total = rule.counts == Counts::Total && counted.is_some();
     Ok(match (amount, rule.absent) {
-        (Some(_), _) => rule.currency == CurrencyOf::Subject && currency.is_none() && counted.is_none(),
+        // A change of an object may change its currency; what is stated beside another call need not be true.
+        (Some(_), _) if rule.partial => !knows_total,
+        (Some(_), Absent::Nothing) => currency.is_none() && counted.is_none(),
+        (Some(_), _) => rule.currency == CurrencyOf::Subject && counted.is_none(),
         (None, Absent::Left) => !knows_total,
         (None, Absent::Malformed | Absent::Nothing) => false,
     })
@@ -330,13 +335,18 @@ fn total(
     bound: Bound,
 ) -> Result<Option<(u64, Currency)>, QuoteError> {
     let malformed = |problem: &'static str| Err(QuoteError::Malformed(problem.into()));
+    let whole = known.counted.filter(|_| rule.counts == Counts::Total).map(|of| (of.minor, of.currency));
+    let whole = whole.or(known.looked_up.map(|of| (of.left, of.currency))).filter(|_| rule.partial);
+    if let (Some(part), Some((total, currency))) = (stated.amount, whole) {
+        return Ok(Some((total.max(part), currency)));
+    }
     let Some(amount) = stated.amount else {
         return match (rule.absent, known.counted, known.looked_up, bound) {
             (Absent::Malformed, ..) => malformed("this call needs an `amount` in minor units"),
             (Absent::Nothing, ..) if stated.currency.is_some() && bound == Bound::Capped => {
                 malformed("this call changes the currency, so it needs an `amount` in minor units too")
             }
-            (Absent::Nothing, ..) => Ok(Some((0, Currency::USD))),
+            (Absent::Nothing, ..) => Ok(None),
             (Absent::Left, Some(counted), ..) if rule.counts == Counts::Total => {
                 Ok(Some((counted.minor, counted.currency)))
             }
@@ -348,6 +358,10 @@ fn total(
         };
     };
     let of_subject = known.looked_up.map(|of| of.currency).or(known.counted.map(|of| of.currency));
+    let is_bound = rule.currency == CurrencyOf::Subject && rule.absent != Absent::Nothing;
+    if is_bound && of_subject.is_some_and(|of| stated.currency.is_some_and(|stated| stated != of)) {
+        return malformed("the currency of this call is that of the object it acts on");
+    }
     let currency = match (rule.currency, stated.currency, of_subject, bound) {
         (_, Some(currency), ..) | (CurrencyOf::Subject, None, Some(currency), _) => currency,
         (CurrencyOf::Request, None, ..) => return malformed("this call needs a `currency`"),
@@ -371,6 +385,10 @@ pub(super) fn end(
     body: Option<&[u8]>,
 ) -> (End, Option<Remembered>) {
     let stays = rule.declined == Declined::StaysConfirmable;
+    if rule.absent == Absent::Nothing && quote.amount_minor.is_none() && quote.basis.is_none() {
+        // It changed something else, and the amount in the reply is none that it moved.
+        return (End::Settle(Micros::ZERO), None);
+    }
     match status {
         200..=299 => match body {
             None => (End::Settle(quote.expected()), None),
@@ -433,7 +451,9 @@ fn end_of_success(
         (Counts::Anew, ..) => None,
         (Counts::First, _, Some(Scalar::Text(id))) => ObjectId::parse(id),
         (Counts::First, ..) => None,
-        (Counts::Total, acting, _) => acting.map(|acting| acting.id.clone()),
+        // One in another currency says nothing of what counted.
+        (Counts::Total, Some(acting), _) if currency == Some(basis.currency) => Some(acting.id.clone()),
+        (Counts::Total, ..) => None,
     };
     let due = total.saturating_sub(basis.counted);
     let charge = basis.rate.worth(due).unwrap_or(Micros::MAX);
@@ -449,6 +469,11 @@ impl Basis {
     /// What a call that goes as it was asked for costs.
     pub(super) fn expected(&self) -> Micros {
         self.rate.worth(self.total.saturating_sub(self.counted)).unwrap_or(Micros::MAX)
+    }
+
+    /// What all of it is worth.
+    pub(super) fn whole(&self) -> Micros {
+        self.rate.worth(self.total).unwrap_or(Micros::MAX)
     }
 
     /// What the object counts once it came to `total`: never less than before.

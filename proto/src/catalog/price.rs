@@ -63,6 +63,11 @@ impl Quote {
     pub fn expected(&self) -> Micros {
         self.basis.map_or(self.amount, |basis| basis.expected())
     }
+
+    /// What the whole of it is worth, with what counted before: an intent that grows in steps is one call's worth.
+    pub fn whole(&self) -> Micros {
+        self.basis.map_or(self.amount, |basis| basis.whole().max(self.amount))
+    }
 }
 
 /// Why a call has no quote.

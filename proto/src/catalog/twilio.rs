@@ -41,7 +41,8 @@ pub(super) fn catalog() -> Result<Catalog, TableError> {
         bodies: Bodies::Forms,
         slot: Slot::Twilio,
         labels: LABELS,
-        unlisted_reads: UnlistedReads::Free,
+        // A look-up is a paid read, and a version of it without a row would be one too.
+        unlisted_reads: UnlistedReads::Unpriced,
         drops_empty_bodies: false,
         request_id_field: "twilio-request-id",
         replayed_field: "",

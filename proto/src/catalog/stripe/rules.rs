@@ -11,6 +11,7 @@ const fn stated(object: &'static str) -> AmountRule {
     AmountRule {
         parameters: &["amount"],
         signed: false,
+        partial: false,
         absent: Absent::Malformed,
         free_if: None,
         currency: CurrencyOf::Request,
@@ -77,9 +78,11 @@ static INTENT_UPDATE_RULE: AmountRule = AmountRule {
 static INTENT_CONFIRM_RULE: AmountRule =
     AmountRule { parameters: &[], ..on_intent(&[intent_at(IN_PATH, Left::Whole("amount"))]) };
 
-/// Captures in several parts leave the rest capturable, so less than was authorized is the last word only at the end.
+/// Captures in several parts leave the rest capturable, so less than was authorized is the last word only at the end;
+/// more than that may be captured where the intent allows it.
 static INTENT_CAPTURE_RULE: AmountRule = AmountRule {
-    parameters: &[],
+    parameters: &["amount_to_capture"],
+    partial: true,
     declined: Declined::Nothing,
     reply: ReplyRule {
         amount: Some("amount_received"),

@@ -296,3 +296,76 @@ fn an_open_invoice_costs_what_remains_of_it() {
     let draft = br#"{"object":"invoice","status":"draft","amount_remaining":4200,"currency":"usd"}"#;
     assert_eq!(amount::looked_up(subject, Some(draft)), Err(amount::LookupError::CanGrow), "rule Q8");
 }
+
+#[test]
+fn a_change_that_names_no_amount_makes_no_intent_counted() {
+    let of_another = (
+        200,
+        r#"{"object":"payment_intent","id":"pi_1","amount":100000000,"currency":"eur","status":"requires_confirmation"}"#,
+    );
+    let found = Some(
+        r#"{"object":"payment_intent","amount":2000,"amount_capturable":2000,"currency":"usd","status":"requires_confirmation"}"#,
+    );
+    check(&[
+        ("/v1/payment_intents/pi_1", "metadata[a]=1", None, of_another, 0, "0.00"),
+        ("/v1/payment_intents/pi_1", "metadata[a]=1", None, CONFIRMED, 0, "0.00"),
+        ("/v1/payment_intents/pi_1/confirm", "", found, CONFIRMED, 20_000_000, "20.00"),
+    ]);
+    // Nor does it make one forgotten, or of another currency.
+    let pounds = |amount: &'static str| (200, amount);
+    let of_own = pounds(
+        r#"{"object":"payment_intent","id":"pi_2","amount":1900,"currency":"gbp","status":"requires_confirmation"}"#,
+    );
+    let grown = pounds(
+        r#"{"object":"payment_intent","id":"pi_2","amount":9900,"currency":"gbp","status":"requires_confirmation"}"#,
+    );
+    check(&[
+        ("/v1/payment_intents", "amount=1900&currency=gbp", None, of_own, 24_225_000, "23.75"),
+        ("/v1/payment_intents/pi_2", "metadata[a]=1", None, of_own, 0, "0.00"),
+        ("/v1/payment_intents/pi_2", "amount=9900", None, grown, 102_000_000, "100.00"),
+    ]);
+}
+
+#[test]
+fn a_capture_of_more_than_was_authorized_counts_what_is_more() {
+    let received = (
+        200,
+        r#"{"object":"payment_intent","id":"pi_1","amount":2000,"amount_received":2400,"currency":"usd","status":"succeeded"}"#,
+    );
+    check(&[
+        ("/v1/payment_intents", "amount=2000&currency=usd", None, INTENT, 20_000_000, "20.00"),
+        ("/v1/payment_intents/pi_1/capture", "amount_to_capture=2400", None, received, 4_000_000, "4.00"),
+    ]);
+}
+
+#[test]
+fn m4_a_currency_that_is_stated_beside_an_object_is_not_believed() {
+    let rates = PriceBook::shipped().unwrap();
+    let terms = Terms {
+        bound: Bound::Capped,
+        per_call_max: None,
+        book: &rates,
+        today: Day::parse("2026-11-21").unwrap(),
+    };
+    let request = priced("charge=ch_1&amount=10000&currency=vnd");
+    assert_eq!(must_look_up(price("/v1/refunds"), request, None, Bound::Capped), Ok(true));
+    let looked_up = Some(amount::LookedUp { left: 10_000, currency: Currency::USD });
+    let refused = quote(price("/v1/refunds"), request, Known { counted: None, looked_up }, &terms);
+    assert!(matches!(refused, Err(QuoteError::Malformed(_))), "{refused:?}");
+}
+
+#[test]
+fn q9_what_one_call_may_cost_is_the_whole_of_its_object() {
+    let counted = Some(Counted { minor: 99_000, currency: Currency::USD });
+    let book = PriceBook::shipped().unwrap();
+    let terms = Terms {
+        bound: Bound::Capped,
+        per_call_max: None,
+        book: &book,
+        today: Day::parse("2026-11-21").unwrap(),
+    };
+    let path = "/v1/payment_intents/pi_1";
+    let request = Priced { path: path.as_bytes(), ..priced("amount=100000") };
+    let quote = quote(price(path), request, Known { counted, looked_up: None }, &terms).unwrap();
+    assert_eq!((quote.amount.as_u64(), quote.whole().as_u64()), (10_000_000, 1_000_000_000));
+}
