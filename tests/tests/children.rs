@@ -94,6 +94,29 @@ fn m11_whoever_holds_a_key_issues_below_it_and_only_less() {
 }
 
 #[test]
+fn m11_nobody_gives_itself_a_price_by_a_key_below_its_own() {
+    let dir = tempfile::tempdir().unwrap();
+    let (stand_in, keybrake) = start(dir.path(), 1);
+    let subscribe = |key: &Issued| {
+        let mut client = Client::connect(keybrake.proxy());
+        client.send(form_post("/stripe/v1/subscriptions", &key.text, "customer=cus_1"));
+        client.reply()
+    };
+    // Under a cap without a bound such calls are unpriced, whatever a child says.
+    let capped = keybrake.issue(&["POST /v1/**"], &json!({"daily_usd_cap": 50}));
+    for bound in [json!(0), json!(0.000_001), json!(50)] {
+        let child = issue_below(&keybrake, &capped, &json!({"max_usd_per_call": bound}));
+        assert_eq!(subscribe(&child).expect(403)["error"]["code"], "unpriced", "{bound}");
+    }
+    assert_eq!(stand_in.requests(), 0);
+    // With one they are held at that of the parent, and not at the child's lower one.
+    let bounded = keybrake.issue(&["POST /v1/**"], &json!({"daily_usd_cap": 50, "max_usd_per_call": 30}));
+    let child = issue_below(&keybrake, &bounded, &json!({"max_usd_per_call": 0.01}));
+    assert_eq!(subscribe(&child).expect(403)["error"]["code"], "call_too_large");
+    assert_eq!((stand_in.requests(), cents(&keybrake, &bounded)), (0, 0));
+}
+
+#[test]
 fn m11_a_tree_has_a_greatest_depth() {
     let dir = tempfile::tempdir().unwrap();
     let (_stand_in, keybrake) = start(dir.path(), 1);

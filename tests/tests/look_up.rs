@@ -190,6 +190,37 @@ fn q8_a_key_that_is_revoked_between_look_up_and_call_sends_nothing_more() {
 }
 
 #[test]
+fn a_repeat_settles_a_lost_refund_at_what_was_held_for_it_though_nothing_is_left_by_then() {
+    let refunded = Arc::new(AtomicBool::new(false));
+    let shared = Arc::clone(&refunded);
+    // It answers the charge to a refund by its path, so the reply names no refund's amount.
+    let vendor = Vendor::start(move |request: &Seen, out: &mut dyn Write| {
+        let is_over = shared.load(Ordering::SeqCst);
+        let charge =
+            if is_over { CHARGE.replace("refunded\":0", "refunded\":2000") } else { CHARGE.to_owned() };
+        if request.line.starts_with("POST ") && !shared.swap(true, Ordering::SeqCst) {
+            return Err(std::io::ErrorKind::ConnectionReset.into());
+        }
+        out.write_all(&whole(200, &charge))
+    });
+    let keybrake = Setup::new(vendor.url()).start();
+    let key = keybrake.issue(&RULES, &json!({"daily_usd_cap": 100}));
+    let refund = || {
+        let head = format!(
+            "POST /stripe/v1/charges/ch_1/refund\nAuthorization: Bearer {}\nIdempotency-Key: k\nContent-Length: 0",
+            key.text
+        );
+        let mut client = Client::connect(keybrake.proxy());
+        client.send(keybrake_tests::request(&head, b""));
+        client.reply()
+    };
+    assert_eq!(refund().status, 502);
+    assert_eq!(cents(&keybrake, &key), (2000, 2000), "in doubt");
+    assert_eq!(refund().status, 200);
+    assert_eq!(cents(&keybrake, &key), (2000, 0), "settled at what it was held at");
+}
+
+#[test]
 fn a_look_up_that_fails_holds_nothing_and_the_call_is_not_sent() {
     let broken = Arc::new(AtomicBool::new(true));
     let shared = Arc::clone(&broken);

@@ -340,7 +340,7 @@ fn a_capture_of_more_than_was_authorized_counts_what_is_more() {
 
 #[test]
 fn m4_a_currency_that_is_stated_beside_an_object_is_not_believed() {
-    let rates = PriceBook::shipped().unwrap();
+    let rates = PriceBook::shipped();
     let terms = Terms {
         bound: Bound::Capped,
         per_call_max: None,
@@ -357,7 +357,7 @@ fn m4_a_currency_that_is_stated_beside_an_object_is_not_believed() {
 #[test]
 fn q9_what_one_call_may_cost_is_the_whole_of_its_object() {
     let counted = Some(Counted { minor: 99_000, currency: Currency::USD });
-    let book = PriceBook::shipped().unwrap();
+    let book = PriceBook::shipped();
     let terms = Terms {
         bound: Bound::Capped,
         per_call_max: None,
