@@ -9,6 +9,7 @@ mod complete;
 pub mod configured;
 pub mod currency;
 pub mod explain;
+mod object;
 pub(crate) mod pattern;
 pub mod price;
 mod read;

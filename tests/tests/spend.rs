@@ -86,7 +86,13 @@ fn a_cap_is_filled_to_the_last_call_when_some_calls_are_declined_and_their_money
     let stand_in = StandIn::start_with(dir.path(), &["--outcome", "chargeDeclined:3"]);
     let keybrake = Setup::new(stand_in.url()).workers(2).start();
     let key = keybrake.issue(&["POST /v1/charges"], &json!({"daily_usd_cap": CAP_CENTS / 100}));
-    let statuses = at_once(&keybrake, &key.text, 4);
+    let mut statuses = at_once(&keybrake, &key.text, 4);
+    // The last decline may have come when everybody had been refused: the money is there for whoever asks then.
+    let mut client = Client::connect(keybrake.proxy());
+    while statuses.last() != Some(&429) || keybrake.held_cents(&key.id) > 0 || statuses.len() == CLIENTS * 4 {
+        client.send(form_post("/stripe/v1/charges", &key.text, CALL));
+        statuses.push(client.reply().status);
+    }
     if is_near_midnight() {
         return;
     }
