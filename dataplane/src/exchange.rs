@@ -1,7 +1,8 @@
 //! The hot path: one request from its parsed head to its outcome.
 //!
 //! ```text
-//!  recognize -> read the body -> a turn at the vendor -> admit (quote, hold, intent) -> upstream::forward -> settle -> row -> reply
+//!  recognize -> read the body -> judge it -> a turn at the vendor -> look the object up
+//!            -> admit (quote, hold, intent) -> upstream::forward -> settle -> row -> reply
 //! ```
 //! Every request that is not forwarded ends in [`refuse`]; every hold ends in settle, release or doubt.
 

@@ -67,7 +67,7 @@ impl std::str::FromStr for IntentId {
     }
 }
 
-/// One record.
+/// One record. The encoding numbers the variants by their place, so a new one stands last.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Record<'a> {
     /// A hold exists and its request is about to be sent. Its [`IntentId`] is made of the record's
@@ -98,6 +98,11 @@ pub enum Record<'a> {
         #[serde(borrow)]
         row: &'a [u8],
     },
+    /// An exchange vanished without an outcome: the row of its intent tells of it, and its hold is in doubt.
+    Lost {
+        /// The intent.
+        intent: IntentId,
+    },
     /// What a vendor's object counts for a key now. It stands behind the outcome that says so: without it a later
     /// call on the object counts too much, without the outcome it would count too little.
     Counted {
@@ -107,11 +112,6 @@ pub enum Record<'a> {
         object: ObjectId,
         /// What it counts.
         counted: Counted,
-    },
-    /// An exchange vanished without an outcome: the row of its intent tells of it, and its hold is in doubt.
-    Lost {
-        /// The intent.
-        intent: IntentId,
     },
 }
 

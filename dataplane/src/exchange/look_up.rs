@@ -34,8 +34,8 @@ pub(super) struct Ground {
     pub(super) identity: Option<Identity>,
     pub(super) acting: Option<Acting>,
     pub(super) known: Known,
-    /// Dropped with the exchange.
-    _claim: Option<Claim>,
+    /// That it exists keeps others from the object.
+    claim: Option<Claim>,
 }
 
 /// Claims the object that the call acts on, and reads it where the price needs that.
@@ -50,7 +50,7 @@ pub(super) async fn prepare(
     let request = admission::priced(agent, target);
     let (price, bound) = (target.price(), target.entry().bound());
     let acting = price::acts_on(price, request).map_err(admission::unquoted)?;
-    let mut ground = Ground { identity, acting: None, known: Known::default(), _claim: None };
+    let mut ground = Ground { identity, acting: None, known: Known::default(), claim: None };
     let Some(acting) = acting else { return Ok(ground) };
     if bound == Bound::Capped {
         let claim = shard.objects.claim(
@@ -58,7 +58,7 @@ pub(super) async fn prepare(
             acting.id.clone(),
             identity.map(|of| (target.entry().id, of)),
         );
-        ground._claim = Some(claim.map_err(|_| Deny::Object(ObjectFault::Busy))?);
+        ground.claim = Some(claim.map_err(|_| Deny::Object(ObjectFault::Busy))?);
     }
     ground.known.counted = shard.objects.counted(target.entry().id, &acting.id);
     if price::must_look_up(price, request, ground.known.counted, bound).map_err(admission::unquoted)? {
