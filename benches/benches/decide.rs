@@ -128,6 +128,8 @@ fn row() -> AuditRow<'static> {
         user_agent: Some("Stripe/v1 PythonBindings/16.1.0"),
         metadata: vec![("agent_id", "agent_7")],
         amends: None,
+        account: Some("default"),
+        parent_key_id: None,
     }
 }
 

@@ -56,7 +56,7 @@ pub(crate) struct KeyEntry {
     /// Its money.
     pub(crate) account: Arc<Account>,
     /// Its pace, and that of the keys above it.
-    pub(crate) rate: KeyRate,
+    pub(crate) rate: Arc<KeyRate>,
     /// When it was revoked, in microseconds; 0 is not.
     revoked_at: AtomicU64,
     /// What it has in doubt, in micro-USD; part of what is held.
@@ -78,7 +78,7 @@ impl KeyEntry {
         parent: Option<Arc<KeyEntry>>,
     ) -> KeyEntry {
         let above = parent.as_ref().map(|parent| Arc::clone(&parent.account));
-        let rate_above = parent.as_ref().map(|parent| &parent.rate);
+        let rate_above = parent.as_ref().map(|parent| Arc::clone(&parent.rate));
         let entry = KeyEntry {
             id: record.id,
             digest: record.digest,
@@ -86,7 +86,7 @@ impl KeyEntry {
             expires_at: AtomicU64::new(expiry(&record)),
             changes: AtomicU64::new(0),
             account: Arc::new(Account::new(record.id, opening, record.policy.limits(), above)),
-            rate: KeyRate::new(record.policy.restrictions.rate_limit_rps, rate_above),
+            rate: Arc::new(KeyRate::new(record.policy.restrictions.rate_limit_rps, rate_above)),
             revoked_at: AtomicU64::new(record.revoked_at.map_or(0, |at| at.0)),
             revoke_is_durable: AtomicBool::new(record.revoked_at.is_some()),
             in_doubt: AtomicU64::new(in_doubt.as_u64()),
@@ -119,6 +119,7 @@ impl KeyEntry {
     /// Gives it another record, of the same key. One change at a time: the caller sees to that.
     pub(crate) fn change(&self, record: KeyRecord) {
         self.account.set_limits(record.policy.limits());
+        self.rate.set(record.policy.restrictions.rate_limit_rps);
         self.expires_at.store(expiry(&record), Ordering::Release);
         self.record.store(Arc::new(record));
         // Last: whoever sees the new number sees the new policy.

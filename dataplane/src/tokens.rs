@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
+use arc_swap::ArcSwapOption;
 use keybrake_proto::policy::{Bucket, Rate};
 
 /// A bucket in use.
@@ -45,11 +46,23 @@ impl Tokens {
     }
 }
 
-/// The pace of a key and of all keys above it, shared by all shards.
+/// The pace of a key and of all keys above it, shared by all shards. The key's own may change while it is used.
 #[derive(Debug, Default)]
 pub(crate) struct KeyRate {
-    /// The key's own first.
-    levels: Vec<(Rate, Arc<Tokens>)>,
+    own: ArcSwapOption<Level>,
+    above: Option<Arc<KeyRate>>,
+}
+
+#[derive(Debug)]
+struct Level {
+    rate: Rate,
+    tokens: Tokens,
+}
+
+impl Level {
+    fn new(rate: Rate) -> Arc<Level> {
+        Arc::new(Level { rate, tokens: Tokens::new(rate, rate.burst()) })
+    }
 }
 
 /// Which rate is used up, and for how long.
@@ -61,21 +74,29 @@ pub(crate) struct TooFast {
 
 impl KeyRate {
     /// The pace of a key with `own` rate below one with the pace `above`: what a child sends counts for its parent.
-    pub(crate) fn new(own: Option<Rate>, above: Option<&KeyRate>) -> KeyRate {
-        let own = own.map(|rate| (rate, Arc::new(Tokens::new(rate, rate.burst()))));
-        let above = above.into_iter().flat_map(|above| above.levels.iter().cloned());
-        KeyRate { levels: own.into_iter().chain(above).collect() }
+    pub(crate) fn new(own: Option<Rate>, above: Option<Arc<KeyRate>>) -> KeyRate {
+        KeyRate { own: ArcSwapOption::new(own.map(Level::new)), above }
+    }
+
+    /// Gives the key another rate of its own. One that stays as it was keeps its bucket: a change of something else is
+    /// no new burst.
+    pub(crate) fn set(&self, own: Option<Rate>) {
+        if self.own.load().as_ref().map(|level| level.rate) != own {
+            self.own.store(own.map(Level::new));
+        }
     }
 
     /// Takes a token of each level, or none.
     pub(crate) fn take(&self, now: Instant) -> Result<(), TooFast> {
-        for (at, (rate, tokens)) in self.levels.iter().enumerate() {
-            if let Err(wait) = tokens.take(now) {
-                self.levels.iter().take(at).for_each(|(_, tokens)| tokens.give_back());
-                return Err(TooFast { rate: *rate, wait });
-            }
+        let own = self.own.load();
+        if let Some(level) = own.as_ref() {
+            level.tokens.take(now).map_err(|wait| TooFast { rate: level.rate, wait })?;
         }
-        Ok(())
+        let above = self.above.as_ref().map_or(Ok(()), |above| above.take(now));
+        if let (Err(_), Some(level)) = (above, own.as_ref()) {
+            level.tokens.give_back();
+        }
+        above
     }
 }
 
@@ -109,15 +130,34 @@ mod tests {
 
     #[test]
     fn m11_what_a_child_sends_counts_for_its_parent_and_a_refusal_takes_nothing() {
-        let parent = KeyRate::new(rate("2"), None);
-        let (one, two) = (KeyRate::new(rate("5"), Some(&parent)), KeyRate::new(None, Some(&parent)));
+        let parent = Arc::new(KeyRate::new(rate("2"), None));
+        let below = |own| KeyRate::new(own, Some(Arc::clone(&parent)));
+        let (one, two) = (below(rate("5")), below(None));
         let now = Instant::now();
         assert!(one.take(now).is_ok() && two.take(now).is_ok());
         let refused = one.take(now).unwrap_err();
         assert_eq!(Some(refused.rate), rate("2"));
         assert!(parent.take(now).is_err());
         // The refused take left the child's own bucket as it was: four of five are there.
-        assert!((0..4).all(|_| one.levels[0].1.take(now).is_ok()));
-        assert!(one.levels[0].1.take(now).is_err());
+        let own = one.own.load_full().unwrap();
+        assert!((0..4).all(|_| own.tokens.take(now).is_ok()));
+        assert!(own.tokens.take(now).is_err());
+    }
+
+    #[test]
+    fn a_rate_changes_at_once_for_a_key_and_all_below_it_and_one_that_stays_gives_no_burst() {
+        let parent = Arc::new(KeyRate::new(rate("2"), None));
+        let child = KeyRate::new(None, Some(Arc::clone(&parent)));
+        let now = Instant::now();
+        assert!(child.take(now).is_ok() && child.take(now).is_ok() && child.take(now).is_err());
+        parent.set(rate("2"));
+        assert!(child.take(now).is_err(), "the same rate is the same bucket");
+        parent.set(rate("3"));
+        assert!((0..3).all(|_| child.take(now).is_ok()));
+        assert_eq!(child.take(now).map_err(|refused| Some(refused.rate)), Err(rate("3")));
+        parent.set(None);
+        assert!((0..10).all(|_| child.take(now).is_ok()));
+        child.set(rate("1"));
+        assert!(child.take(now).is_ok() && child.take(now).is_err() && parent.take(now).is_ok());
     }
 }

@@ -10,7 +10,10 @@ use crate::money::Micros;
 use crate::time::UnixMicros;
 
 /// The encoding this version writes; older ones stay readable.
-const VERSION: u8 = 2;
+const VERSION: u8 = 3;
+
+/// Rows without `account` and `parent_key_id`.
+const VERSION_WITHOUT_ACCOUNT: u8 = 2;
 
 /// Rows without `amends`.
 const VERSION_WITHOUT_AMENDS: u8 = 1;
@@ -52,7 +55,8 @@ impl Outcome {
 
 /// One row of `calls`. Texts borrow from the exchange or from the stored bytes.
 ///
-/// The encoding is by position: a change of fields needs a new [`VERSION`].
+/// The encoding is by position: a change of fields needs a new [`VERSION`]. What a later version has added is skipped
+/// by the row itself and stands behind it, in the order of [`AuditRow::encode`].
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct AuditRow<'a> {
     /// When the request's head had arrived.
@@ -104,6 +108,12 @@ pub struct AuditRow<'a> {
     /// The id of the row whose amount this one replaces: rows never change (rule Q16).
     #[serde(skip)]
     pub amends: Option<&'a str>,
+    /// Which of the vendor's accounts the key acts on; absent where no key was recognized, and in older rows.
+    #[serde(skip)]
+    pub account: Option<&'a str>,
+    /// The key directly above the key; absent where there is none, and in older rows.
+    #[serde(skip)]
+    pub parent_key_id: Option<KeyId>,
 }
 
 /// Stored bytes that are not a row of a version this program reads.
@@ -135,25 +145,32 @@ impl<'a> AuditRow<'a> {
         out.push(VERSION);
         // Serializing integers and texts to memory has no way to fail.
         let out = postcard::to_extend(self, out).unwrap_or_default();
-        postcard::to_extend(&self.amends, out).unwrap_or_default()
+        postcard::to_extend(&(self.amends, self.account, self.parent_key_id), out).unwrap_or_default()
     }
 
     /// Reads what [`AuditRow::encode`] wrote.
     pub fn decode(bytes: &'a [u8]) -> Result<AuditRow<'a>, DecodeError> {
         match bytes.split_first() {
             Some((&VERSION, bytes)) => {
-                let (row, rest) =
-                    postcard::take_from_bytes::<AuditRow<'a>>(bytes).map_err(|_| DecodeError::Damaged)?;
-                let amends = postcard::from_bytes(rest).map_err(|_| DecodeError::Damaged)?;
+                let (row, (amends, account, parent_key_id)) = parts(bytes)?;
+                Ok(AuditRow { amends, account, parent_key_id, ..row })
+            }
+            Some((&VERSION_WITHOUT_ACCOUNT, bytes)) => {
+                let (row, amends) = parts(bytes)?;
                 Ok(AuditRow { amends, ..row })
             }
-            Some((&VERSION_WITHOUT_AMENDS, row)) => {
-                postcard::from_bytes(row).map_err(|_| DecodeError::Damaged)
-            }
+            Some((&VERSION_WITHOUT_AMENDS, bytes)) => parts(bytes).map(|(row, ())| row),
             Some((&version, _)) => Err(DecodeError::Version(version)),
             None => Err(DecodeError::Damaged),
         }
     }
+}
+
+/// A row and what its version has behind it.
+fn parts<'a, T: Deserialize<'a>>(bytes: &'a [u8]) -> Result<(AuditRow<'a>, T), DecodeError> {
+    let (row, rest) = postcard::take_from_bytes(bytes).map_err(|_| DecodeError::Damaged)?;
+    let behind = postcard::from_bytes(rest).map_err(|_| DecodeError::Damaged)?;
+    Ok((row, behind))
 }
 
 #[cfg(test)]
@@ -186,6 +203,8 @@ mod tests {
             user_agent: None,
             metadata: vec![("agent_id", "a1")],
             amends: Some("req_0"),
+            account: Some("eu"),
+            parent_key_id: KeyId::from_bytes(b"fedcba9876543210"),
         }
     }
 
@@ -196,13 +215,23 @@ mod tests {
         assert_eq!(AuditRow::decode(&bytes), Ok(row));
     }
 
+    /// What versions 1 and 2 have written of [`row`], behind the byte of the version.
+    const OLD: &[u8] = b"\x01\x05req_1\x010123456789abcdef\x01\x07billing\x00\x06stripe\x01\x0b/v1/charges\
+        \x0b/v1/charges\xc8\x01\x07allowed\x00\xff\xff\xff\xff\xff\xff\xff?\x00\x01\x03usd\x01\xd0\x0f\x00\x00\
+        \xff\xff\xff\xff\xff\xff\xff\xff\xff\x01\x00\t127.0.0.1\x00\x01\x08agent_id\x02a1";
+
     #[test]
-    fn a_row_of_the_version_before_reads_as_one_that_amends_nothing() {
-        let row = AuditRow { amends: None, ..row() };
-        let mut bytes = row.encode(Vec::new());
-        bytes.pop();
-        bytes[0] = VERSION_WITHOUT_AMENDS;
-        assert_eq!(AuditRow::decode(&bytes), Ok(row));
+    fn rows_of_older_versions_read_as_ones_without_what_came_later() {
+        let old = AuditRow { amends: None, account: None, parent_key_id: None, ..row() };
+        assert_eq!(AuditRow::decode(&[b"\x01", OLD].concat()), Ok(old.clone()));
+        assert_eq!(AuditRow::decode(&[b"\x02", OLD, b"\x00"].concat()), Ok(old.clone()));
+        let amending = AuditRow { amends: Some("req_0"), ..old };
+        assert_eq!(AuditRow::decode(&[b"\x02", OLD, b"\x01\x05req_0"].concat()), Ok(amending));
+        let now = [b"\x03", OLD, b"\x01\x05req_0\x01\x02eu\x01fedcba9876543210"].concat();
+        assert_eq!(row().encode(Vec::new()), now);
+        for cut in 1..now.len() {
+            assert_eq!(AuditRow::decode(&now[..cut]), Err(DecodeError::Damaged), "{cut}");
+        }
     }
 
     #[test]

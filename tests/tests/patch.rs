@@ -104,6 +104,99 @@ fn two_who_read_the_same_version_do_not_both_change_it() {
     );
 }
 
+#[test]
+fn q22_restrictions_change_while_the_key_is_used_and_stay_so_after_a_kill() {
+    let vendor = Vendor::start(paid);
+    let mut keybrake = Setup::new(vendor.url()).workers(2).with_admin().start();
+    let slow = json!({"rate_limit_rps": 0.001, "daily_usd_cap": 500});
+    let key = keybrake.issue(&["POST /v1/charges"], &slow);
+    assert_eq!((charge(&keybrake, &key), charge(&keybrake, &key)), (200, 429), "one at a time");
+    assert_eq!(patch(&keybrake, &key, "*", &json!({"label": "x"})).status, 200);
+    assert_eq!(charge(&keybrake, &key), 429, "a change of something else is no new burst");
+    let changed = patch(&keybrake, &key, "*", &json!({"rate_limit_rps": null, "max_usd_per_call": 10}));
+    let view = changed.expect(200);
+    assert_eq!(
+        (view.get("rate_limit_rps"), view["max_usd_per_call"].to_string()),
+        (None, "10.00".to_owned())
+    );
+    assert_eq!((charge(&keybrake, &key), charge(&keybrake, &key)), (200, 200));
+    let status = |body: &Value| {
+        let changed = patch(&keybrake, &key, "*", body);
+        assert_eq!(changed.status, 200, "{body}: {}", changed.text());
+        charge(&keybrake, &key)
+    };
+    assert_eq!(status(&json!({"max_usd_per_call": 9.99})), 403);
+    assert_eq!(
+        status(&json!({"max_usd_per_call": null, "params": [{"name": "currency", "in": ["eur"]}]})),
+        403
+    );
+    let of = |account: &str| {
+        let mut client = Client::connect(keybrake.proxy());
+        let call = form_post("/stripe/v1/charges", &key.text, CHARGE_10);
+        client.send(String::from_utf8(call).unwrap().replacen(
+            "\r\n",
+            &format!("\r\nStripe-Account: {account}\r\n"),
+            1,
+        ));
+        client.reply().status
+    };
+    assert_eq!((status(&json!({"params": [{"name": "currency", "in": ["usd"]}]})), of("acct_1")), (200, 403));
+    assert_eq!(
+        (status(&json!({"stripe_accounts": ["acct_1"]})), of("acct_1"), of("acct_2")),
+        (200, 200, 403)
+    );
+    let set = [
+        "key",
+        "set",
+        &key.id,
+        "--param",
+        "currency in eur",
+        "--rate-limit-rps",
+        "50",
+        "--clear",
+        "stripe-accounts",
+    ];
+    let output = keybrake.cli_command(&set).output().unwrap();
+    assert!(output.status.success(), "{output:?}");
+    keybrake.dataplane().kill_9();
+    keybrake.start_dataplane();
+    assert_eq!(charge(&keybrake, &key), 403);
+    let shown = keybrake.operate(&format!("GET /vault/keys/{}", key.id), None).expect(200);
+    assert_eq!(shown["params"], json!([{"name": "currency", "in": ["eur"]}]));
+    assert_eq!((shown["rate_limit_rps"].as_u64(), shown.get("stripe_accounts")), (Some(50), None));
+}
+
+#[test]
+fn m11_restrictions_of_a_child_are_judged_by_its_parent_and_a_narrowed_parent_binds_it() {
+    let vendor = Vendor::start(paid);
+    let keybrake = Setup::new(vendor.url()).with_admin().start();
+    let bounds =
+        json!({"max_usd_per_call": 20, "rate_limit_rps": 100, "params": [{"name": "amount", "max": 5000}]});
+    let parent = keybrake.issue(&["POST /v1/charges"], &bounds);
+    let child = json!({"vendor": "stripe", "parent_vault_key": parent.id, "max_usd_per_call": 15});
+    let child = keybrake.control().issue(&child);
+    for (wider, field) in [
+        (json!({"max_usd_per_call": 20.01}), "max_usd_per_call"),
+        (json!({"rate_limit_rps": 101}), "rate_limit_rps"),
+        (json!({"params": [{"name": "currency", "in": ["usd"]}]}), "params"),
+        (json!({"stripe_accounts": ["acct_1"]}), "stripe_accounts"),
+    ] {
+        assert_eq!(patch(&keybrake, &child, "*", &wider).expect(400)["error"]["field"], field, "{wider}");
+    }
+    let inherited = patch(&keybrake, &child, "*", &json!({"max_usd_per_call": null})).expect(200);
+    assert_eq!(inherited["max_usd_per_call"].to_string(), "20.00");
+    assert_eq!(charge(&keybrake, &child), 200);
+    // The child's own record says more from here on.
+    for narrowed in [json!({"max_usd_per_call": 9.99}), json!({"params": [{"name": "amount", "max": 999}]})] {
+        assert_eq!(patch(&keybrake, &parent, "*", &narrowed).status, 200);
+        assert_eq!(charge(&keybrake, &child), 403, "{narrowed}");
+        let wide = json!({"max_usd_per_call": 20, "params": [{"name": "amount", "max": 5000}]});
+        assert_eq!(patch(&keybrake, &parent, "*", &wide).status, 200);
+    }
+    assert_eq!(patch(&keybrake, &parent, "*", &json!({"rate_limit_rps": 0.001})).status, 200);
+    assert_eq!((charge(&keybrake, &child), charge(&keybrake, &child)), (200, 429));
+}
+
 /// A keybrake whose vendor listens and does not shake hands yet.
 struct Waiting {
     keybrake: Keybrake,
@@ -173,6 +266,12 @@ fn q8_a_request_that_was_admitted_under_a_cap_that_is_lowered_is_decided_anew() 
 #[test]
 fn q8_a_request_whose_endpoint_is_taken_away_is_decided_anew() {
     decided_anew(&json!({}), &json!({"allowed_endpoints": ["GET /v1/**"]}), (403, 0, 0));
+}
+
+#[test]
+fn q8_a_request_that_a_new_bound_of_one_call_or_a_new_rule_for_a_parameter_refuses_is_decided_anew() {
+    decided_anew(&json!({}), &json!({"max_usd_per_call": 9.99}), (403, 0, 0));
+    decided_anew(&json!({}), &json!({"params": [{"name": "amount", "max": 999}]}), (403, 0, 0));
 }
 
 #[test]

@@ -117,6 +117,17 @@ fn a_key_acts_on_the_account_it_names() {
         keybrake.dataplane().kill_9();
         keybrake.start_dataplane();
     }
+    for (key, account, parent) in
+        [(&ours, "eu", json!(null)), (&default, "default", json!(null)), (&child, "eu", json!(ours.id))]
+    {
+        let row = &keybrake.eventually_rows(&key.id, 6)[0];
+        assert_eq!((&row["account"], &row["parent_key_id"]), (&json!(account), &parent), "{row}");
+    }
+    let listed =
+        keybrake.cli_command(&["audit", "list", "--key", &child.id, "--limit", "1"]).output().unwrap();
+    let listed = String::from_utf8_lossy(&listed.stdout).into_owned();
+    let line = listed.lines().nth(1).unwrap_or_default();
+    assert!(line.contains(&ours.id) && line.contains(" eu "), "{listed}");
     let again = vendor_command(&keybrake, &add, "");
     assert!(
         again.status.code() == Some(1) && String::from_utf8_lossy(&again.stderr).contains("already"),

@@ -62,7 +62,8 @@ pub(super) fn run(invocation: &Invocation<'_>, command: &AuditCommand) -> Result
         print_json(&json!({"rows": rows, "next": next}))?;
     } else {
         let cells: Vec<_> = rows.iter().map(cells).collect();
-        let head = ["TIME", "KEY", "CALL", "STATUS", "RESULT", "OUTCOME", "AMOUNT", "MS"];
+        let head =
+            ["TIME", "KEY", "PARENT", "ACCOUNT", "CALL", "STATUS", "RESULT", "OUTCOME", "AMOUNT", "MS"];
         print(&table::render(head, &cells))?;
     }
     if next.is_some() && !invocation.json {
@@ -118,13 +119,15 @@ fn encoded(text: &str) -> String {
     out
 }
 
-fn cells(row: &Row) -> [String; 8] {
+fn cells(row: &Row) -> [String; 10] {
     // Whole seconds: the fraction is in the JSON.
     let time = row.ts.split(['.', 'Z']).next().unwrap_or_default();
     let key = row.label.clone().or_else(|| row.vault_key_id.map(|id| id.to_string()));
     [
         format!("{time}Z"),
         key.unwrap_or_else(|| "-".to_owned()),
+        row.parent_key_id.map_or_else(|| "-".to_owned(), |id| id.to_string()),
+        row.account.clone().unwrap_or_else(|| "-".to_owned()),
         format!("{} /{}{}", row.method, row.vendor, row.path),
         row.status.to_string(),
         row.policy_check_result.clone(),

@@ -35,6 +35,7 @@ pub(super) enum KeyCommand {
         visible_alias = "update",
         after_help = "Examples:\n  keybrake key set vk_0123456789abcdef --daily-usd-cap 20\n  keybrake key set \
                       vk_0123456789abcdef --allow \"GET /v1/**\" --clear daily-usd-cap\n  keybrake key set \
+                      vk_0123456789abcdef --param \"currency in usd\" --clear rate-limit-rps\n  keybrake key set \
                       vk_0123456789abcdef --expires-in 1h --if-version 3"
     )]
     Set(Box<Set>),

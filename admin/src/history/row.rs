@@ -9,14 +9,16 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 /// The columns of [`Row`], in the order of its fields.
-pub(crate) const COLUMNS: [&str; 32] = [
+pub(crate) const COLUMNS: [&str; 34] = [
     "sequence",
     "ts",
     "id",
     "vault_key_id",
+    "parent_key_id",
     "label",
     "agent_run_label",
     "vendor",
+    "account",
     "method",
     "endpoint",
     "path",
@@ -53,9 +55,15 @@ pub(crate) struct Row {
     pub(crate) ts: String,
     pub(crate) id: String,
     pub(crate) vault_key_id: Option<KeyId>,
+    /// The key directly above it.
+    #[serde(default)]
+    pub(crate) parent_key_id: Option<KeyId>,
     pub(crate) label: Option<String>,
     pub(crate) agent_run_label: Option<String>,
     pub(crate) vendor: String,
+    /// Which of the vendor's accounts the key acts on.
+    #[serde(default)]
+    pub(crate) account: Option<String>,
     pub(crate) method: String,
     pub(crate) endpoint: String,
     pub(crate) path: String,
@@ -109,9 +117,11 @@ impl Row {
             ts: row.ts.to_string(),
             id: row.id.to_owned(),
             vault_key_id: row.vault_key_id,
+            parent_key_id: row.parent_key_id,
             label: owned(row.label),
             agent_run_label: owned(row.agent_run_label),
             vendor: row.vendor.to_owned(),
+            account: owned(row.account),
             method: row.method.as_str().to_owned(),
             endpoint: row.endpoint.to_owned(),
             path: row.path.to_owned(),

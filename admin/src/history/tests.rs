@@ -73,6 +73,8 @@ pub(crate) fn row(seconds: u64) -> AuditRow<'static> {
         user_agent: None,
         metadata: vec![("agent_id", "a1"), ("agent_id", "a2")],
         amends: None,
+        account: Some("default"),
+        parent_key_id: None,
     }
 }
 

@@ -282,6 +282,8 @@ impl Trace {
                 own.chain(said).collect()
             }),
             amends: None,
+            account: record.map(|record| record.policy.account.as_str()),
+            parent_key_id: record.and_then(|record| record.parent),
         }
     }
 }

@@ -215,6 +215,8 @@ fn row() -> AuditRow<'static> {
         user_agent: None,
         metadata: Vec::new(),
         amends: None,
+        account: None,
+        parent_key_id: None,
     }
 }
 

@@ -192,6 +192,8 @@ pub(super) fn row(id: &str, outcome: Outcome, amount: u64) -> AuditRow<'_> {
         user_agent: None,
         metadata: Vec::new(),
         amends: None,
+        account: None,
+        parent_key_id: None,
     }
 }
 

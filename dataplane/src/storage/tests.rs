@@ -374,6 +374,8 @@ fn audit_row(id: &str) -> Vec<u8> {
         user_agent: None,
         metadata: Vec::new(),
         amends: None,
+        account: None,
+        parent_key_id: None,
     };
     row.encode(Vec::new())
 }

@@ -78,7 +78,7 @@ fn is_allowed(rule: &Rule, theirs: &[Rule], operations: &[Operation]) -> bool {
     theirs.iter().any(|wider| rule.is_within(wider, operations))
 }
 
-fn restrictions(wanted: Restrictions, parent: &Restrictions) -> Result<Restrictions, SpecError> {
+pub(super) fn restrictions(wanted: Restrictions, parent: &Restrictions) -> Result<Restrictions, SpecError> {
     let restrictions = wanted.below(parent);
     restrictions.is_within(parent)?;
     Ok(restrictions)

@@ -6,9 +6,9 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Deserializer, Serialize, de};
 
-use super::attenuate::{budget, cap, endpoints, expiry};
+use super::attenuate::{budget, cap, endpoints, expiry, restrictions};
 use super::spec::{self, SpecError, refuse};
-use super::{Policy, Rule};
+use super::{Params, Policy, Rate, Restrictions, Rule};
 use crate::money::{Micros, usd};
 use crate::time::UnixMicros;
 
@@ -44,6 +44,19 @@ pub struct KeyChange {
     /// The texts of its audit rows, in place of all there are.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub metadata: Option<BTreeMap<String, String>>,
+
+    /// What parameters may hold, in place of all rules there are.
+    #[serde(default, deserialize_with = "some", skip_serializing_if = "Option::is_none")]
+    pub params: Option<Option<Params>>,
+    /// The most one call may cost, a number of USD.
+    #[serde(default, with = "usd_or_null", skip_serializing_if = "Option::is_none")]
+    pub max_usd_per_call: Option<Option<Micros>>,
+    /// Requests per second, a number.
+    #[serde(default, deserialize_with = "some", skip_serializing_if = "Option::is_none")]
+    pub rate_limit_rps: Option<Option<Rate>>,
+    /// The accounts that `Stripe-Account` and `Stripe-Context` may name, in place of all there are.
+    #[serde(default, deserialize_with = "some", skip_serializing_if = "Option::is_none")]
+    pub stripe_accounts: Option<Option<Vec<String>>>,
 
     /// Known, and refused: it never changes.
     #[serde(default, deserialize_with = "some", skip_serializing)]
@@ -141,8 +154,7 @@ impl KeyChange {
                 None => current.daily_request_budget,
             },
             expires_at: self.expiry(current, parent, now)?,
-            // They never change: who needs others needs another key.
-            restrictions: current.restrictions.clone(),
+            restrictions: self.restrictions(current, parent)?,
         })
     }
 
@@ -151,6 +163,32 @@ impl KeyChange {
             Some(texts) => endpoints(Some(spec::rules(texts, &current.vendor)?), parent),
             None => Ok(current.allowed_endpoints.clone()),
         }
+    }
+
+    fn restrictions(&self, current: &Policy, parent: Option<&Policy>) -> Result<Restrictions, SpecError> {
+        // What is not written is left empty, so that it is the parent's and cannot be wider.
+        let written = Restrictions {
+            params: self.params.clone().flatten().unwrap_or_default(),
+            max_usd_per_call: self.max_usd_per_call.flatten(),
+            rate_limit_rps: self.rate_limit_rps.flatten(),
+            stripe_accounts: self.stripe_accounts.clone().flatten().unwrap_or_default(),
+        };
+        let mut judged = spec::restrictions(written, &current.vendor)?;
+        if let Some(parent) = parent {
+            judged = restrictions(judged, &parent.restrictions)?;
+        }
+        let now = &current.restrictions;
+        let Restrictions { params, max_usd_per_call, rate_limit_rps, stripe_accounts } = judged;
+        Ok(Restrictions {
+            params: if self.params.is_some() { params } else { now.params.clone() },
+            max_usd_per_call: self.max_usd_per_call.map_or(now.max_usd_per_call, |_| max_usd_per_call),
+            rate_limit_rps: self.rate_limit_rps.map_or(now.rate_limit_rps, |_| rate_limit_rps),
+            stripe_accounts: if self.stripe_accounts.is_some() {
+                stripe_accounts
+            } else {
+                now.stripe_accounts.clone()
+            },
+        })
     }
 
     fn expiry(
@@ -259,11 +297,90 @@ mod tests {
         check(r#"{"allowed_endpoints": ["GET /v1/charges"]}"#, r#"["GET /v1/charges"]"#);
     }
 
+    /// Checks what a change of restrictions makes of a key that has all of them, below `parent`.
+    fn check_restrictions(body: &str, parent: Option<&Policy>, expected: Result<&str, &str>) {
+        let current = policy(&with_restrictions(
+            r#""params": [{"name": "currency", "in": ["usd"]}], "max_usd_per_call": 9, "rate_limit_rps": 5,
+               "stripe_accounts": ["acct_1"]"#,
+        ));
+        let change: KeyChange = serde_json::from_str(body).unwrap();
+        let changed = change.policy(&current, parent, NOW);
+        match (changed.map(|policy| serde_json::to_string(&policy.restrictions).unwrap()), expected) {
+            (Ok(restrictions), Ok(expected)) => assert_eq!(restrictions, expected, "{body}"),
+            (Err(error), Err(expected)) => assert!(error.to_string().contains(expected), "{body}: {error}"),
+            (result, expected) => panic!("{body}: {result:?} instead of {expected:?}"),
+        }
+    }
+
+    fn with_restrictions(restrictions: &str) -> String {
+        format!(r#"{{"vendor": "stripe", "allowed_endpoints": ["POST /v1/charges"], {restrictions}}}"#)
+    }
+
+    #[test]
+    fn restrictions_change_one_by_one_and_null_takes_them_away() {
+        let usd = r#""params":[{"name":"currency","in":["usd"]}]"#;
+        check_restrictions(
+            r#"{"max_usd_per_call": 20}"#,
+            None,
+            Ok(&format!(
+                r#"{{{usd},"max_usd_per_call":20.00,"rate_limit_rps":5,"stripe_accounts":["acct_1"]}}"#
+            )),
+        );
+        check_restrictions(
+            r#"{"rate_limit_rps": 0.5, "stripe_accounts": ["acct_2"]}"#,
+            None,
+            Ok(&format!(
+                r#"{{{usd},"max_usd_per_call":9.00,"rate_limit_rps":0.5,"stripe_accounts":["acct_2"]}}"#
+            )),
+        );
+        check_restrictions(
+            r#"{"params": [{"name": "amount", "max": 5}], "max_usd_per_call": null, "rate_limit_rps": null,
+                "stripe_accounts": null}"#,
+            None,
+            Ok(r#"{"params":[{"name":"amount","max":5}]}"#),
+        );
+        check_restrictions(
+            r#"{"params": null, "stripe_accounts": []}"#,
+            None,
+            Ok(r#"{"max_usd_per_call":9.00,"rate_limit_rps":5}"#),
+        );
+        check_restrictions(r#"{"stripe_accounts": ["acct 1"]}"#, None, Err("stripe_accounts: write each"));
+        check(r#"{"rate_limit_rps": 0}"#, Err("rate_limit_rps: `0`"));
+        check(r#"{"params": [{"name": "currency"}]}"#, Err("currency"));
+    }
+
+    #[test]
+    fn m11_restrictions_are_judged_by_the_parent_and_only_those_that_are_written() {
+        // Narrower than the key is by now, and without any account.
+        let parent = policy(&with_restrictions(
+            r#""params": [{"name": "currency", "in": ["usd"]}, {"name": "amount", "max": 500}],
+               "max_usd_per_call": 4, "rate_limit_rps": 2"#,
+        ));
+        let check =
+            |body: &str, expected: Result<&str, &str>| check_restrictions(body, Some(&parent), expected);
+        let usd = r#"{"name":"currency","in":["usd"]}"#;
+        let (both, one) =
+            (format!(r#""params":[{usd},{{"name":"amount","max":500}}]"#), format!(r#""params":[{usd}]"#));
+        let rest = r#""max_usd_per_call":9.00,"rate_limit_rps":5,"stripe_accounts":["acct_1"]}"#;
+        check(r#"{"label": "x"}"#, Ok(&format!("{{{one},{rest}")));
+        check(r#"{"params": null}"#, Ok(&format!("{{{both},{rest}")));
+        check(
+            r#"{"max_usd_per_call": null, "rate_limit_rps": 1, "stripe_accounts": null}"#,
+            Ok(&format!(r#"{{{one},"max_usd_per_call":4.00,"rate_limit_rps":1}}"#)),
+        );
+        check(r#"{"params": [{"name": "amount", "max": 501}]}"#, Err("params"));
+        check(r#"{"max_usd_per_call": 4.01}"#, Err("max_usd_per_call: must be at most the parent key's"));
+        check(r#"{"rate_limit_rps": 3}"#, Err("rate_limit_rps: must be at most the parent key's"));
+        check(r#"{"stripe_accounts": ["acct_1"]}"#, Err("stripe_accounts: the parent key may not act"));
+    }
+
     #[test]
     fn a_change_reads_back_as_written() {
         for body in [
             r#"{"daily_usd_cap":null,"total_usd_cap":7.50,"daily_request_budget":null,"expires_at":null}"#,
             r#"{"allowed_endpoints":["GET /v1/**"],"expires_in":60,"label":"x","metadata":{}}"#,
+            r#"{"params":null,"max_usd_per_call":null,"rate_limit_rps":null,"stripe_accounts":null}"#,
+            r#"{"params":[{"name":"amount","max":5}],"max_usd_per_call":1.50,"rate_limit_rps":0.5,"stripe_accounts":["acct_1"]}"#,
         ] {
             let change: KeyChange = serde_json::from_str(body).unwrap();
             assert_eq!(serde_json::to_string(&change).unwrap(), body);

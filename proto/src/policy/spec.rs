@@ -164,18 +164,13 @@ impl KeySpec {
     }
 
     pub(super) fn restrictions(&self, vendor: &str) -> Result<Restrictions, SpecError> {
-        let restrictions = Restrictions {
+        let written = Restrictions {
             params: self.params.clone(),
             max_usd_per_call: self.max_usd_per_call,
             rate_limit_rps: self.rate_limit_rps,
             stripe_accounts: self.stripe_accounts.clone(),
         };
-        restrictions.judge()?;
-        let has_accounts = Catalog::of(vendor).is_none_or(|catalog| !catalog.account_fields.is_empty());
-        if !restrictions.stripe_accounts.is_empty() && !has_accounts {
-            return refuse("stripe_accounts", "has no meaning for this vendor; leave it out");
-        }
-        Ok(restrictions)
+        restrictions(written, vendor)
     }
 
     pub(super) fn expiry(&self, now: UnixMicros) -> Result<Option<UnixMicros>, SpecError> {
@@ -190,6 +185,16 @@ impl KeySpec {
         check_text("agent_run_label", self.agent_run_label.as_deref())?;
         check_metadata(&self.metadata)
     }
+}
+
+/// Refuses restrictions that cannot be, for a key of `vendor`.
+pub(super) fn restrictions(written: Restrictions, vendor: &str) -> Result<Restrictions, SpecError> {
+    written.judge()?;
+    let has_accounts = Catalog::of(vendor).is_none_or(|catalog| !catalog.account_fields.is_empty());
+    if !written.stripe_accounts.is_empty() && !has_accounts {
+        return refuse("stripe_accounts", "has no meaning for this vendor; leave it out");
+    }
+    Ok(written)
 }
 
 /// The rules these texts are, for a key of `vendor`; at least one.

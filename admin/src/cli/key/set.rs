@@ -7,7 +7,7 @@ use clap::{Args, ValueEnum};
 use keybrake_proto::control::KeyView;
 use keybrake_proto::key::KeyId;
 use keybrake_proto::money::Micros;
-use keybrake_proto::policy::{KeyChange, Rule};
+use keybrake_proto::policy::{KeyChange, ParamRule, Rate, Rule};
 
 use super::super::client::Client;
 use super::super::{Connection, Invocation, print, print_json, table};
@@ -30,6 +30,18 @@ pub(in crate::cli) struct Set {
     /// The most requests it may send per UTC day, reads included.
     #[arg(long, value_name = "REQUESTS", value_parser = clap::value_parser!(u32).range(1..=1_000_000_000))]
     daily_request_budget: Option<u32>,
+    /// The most one call may cost; a call without a known price is held at it.
+    #[arg(long, value_name = "USD")]
+    max_usd_per_call: Option<Micros>,
+    /// Requests per second, such as 5 or 0.5; one second's worth may come at once.
+    #[arg(long, value_name = "RPS")]
+    rate_limit_rps: Option<Rate>,
+    /// What a parameter may hold, in place of all such rules it has; written as for `key issue`. Repeatable.
+    #[arg(long, value_name = "RULE")]
+    param: Vec<ParamRule>,
+    /// An account that Stripe-Account may name, in place of all there are. Repeatable.
+    #[arg(long, value_name = "ACCOUNT")]
+    stripe_account: Vec<String>,
     /// How long it lives from now on, such as 15m, 24h or 7d.
     #[arg(long, value_name = "DURATION", value_parser = duration, conflicts_with = "expires_at")]
     expires_in: Option<u64>,
@@ -64,6 +76,14 @@ enum Field {
     TotalUsdCap,
     /// The request budget.
     DailyRequestBudget,
+    /// The bound of one call.
+    MaxUsdPerCall,
+    /// The requests per second.
+    RateLimitRps,
+    /// All parameter rules.
+    Params,
+    /// All accounts that Stripe-Account may name.
+    StripeAccounts,
     /// The expiry.
     ExpiresAt,
     /// The label.
@@ -113,6 +133,22 @@ fn change(arguments: &Set) -> Result<KeyChange, Failure> {
             arguments.daily_request_budget,
             clears(Field::DailyRequestBudget),
             "daily-request-budget",
+        )?,
+        params: either(
+            (!arguments.param.is_empty()).then(|| arguments.param.iter().cloned().collect()),
+            clears(Field::Params),
+            "params",
+        )?,
+        max_usd_per_call: either(
+            arguments.max_usd_per_call,
+            clears(Field::MaxUsdPerCall),
+            "max-usd-per-call",
+        )?,
+        rate_limit_rps: either(arguments.rate_limit_rps, clears(Field::RateLimitRps), "rate-limit-rps")?,
+        stripe_accounts: either(
+            (!arguments.stripe_account.is_empty()).then(|| arguments.stripe_account.clone()),
+            clears(Field::StripeAccounts),
+            "stripe-accounts",
         )?,
         expires_in: arguments.expires_in,
         expires_at: either(arguments.expires_at.clone(), clears(Field::ExpiresAt), "expires-at")?,
