@@ -28,6 +28,7 @@ impl Api {
             | Reply::Revoked(_)
             | Reply::Clock(_)
             | Reply::Doubts(_)
+            | Reply::Config(_)
             | Reply::DoubtResolved(_) => Err(ControlError::Unexpected.into()),
         }
     }
