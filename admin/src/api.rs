@@ -6,6 +6,7 @@ mod audit;
 mod auth;
 mod body;
 mod clock;
+mod config;
 mod connection;
 mod doubts;
 mod error;
@@ -85,6 +86,8 @@ fn routes() -> Vec<Route> {
         get_route(Access::Open, "/metrics", get(health::metrics)),
         get_route(Access::Open, "/openapi.json", get(health::openapi)),
         get_route(Access::Operator, "/healthz", get(health::healthz)),
+        get_route(Access::Operator, "/config", get(config::show)),
+        post_route(Access::Operator, "/config/reload", post(config::reload)),
         get_route(Access::Operator, "/clock", get(clock::show)),
         post_route(Access::Operator, "/clock/confirm", post(clock::confirm)),
         get_route(Access::Operator, "/doubts", get(doubts::list)),
@@ -243,6 +246,10 @@ fn stop_requested() -> Result<impl Future<Output = ()>, Failure> {
         signal(kind).map_err(|error| Failure::setup(format_args!("cannot listen for signals: {error}")))
     };
     let (mut terminate, mut interrupt) = (listen(SignalKind::terminate())?, listen(SignalKind::interrupt())?);
+    // The dataplane reads its configuration again at this one. Of the fields that change live the admin process uses
+    // none; it must only not end.
+    let mut hang_up = listen(SignalKind::hangup())?;
+    tokio::spawn(async move { while hang_up.recv().await.is_some() {} });
     Ok(async move {
         tokio::select! {
             _ = terminate.recv() => {}

@@ -3,6 +3,7 @@
 mod audit;
 mod client;
 mod clock;
+mod config;
 mod doubt;
 mod drill;
 mod key;
@@ -20,8 +21,9 @@ use std::process::ExitCode;
 
 use clap::{Args, Parser, Subcommand};
 
+use crate::config as configuration;
 use crate::failure::Failure;
-use crate::{api, config, supervisor};
+use crate::{api, supervisor};
 
 /// The proxy between AI agents and the APIs that move money: the operator's tool.
 #[derive(Debug, Parser)]
@@ -139,12 +141,12 @@ enum Command {
                       add stripe --account eu --credential-file eu.secret"
     )]
     Vendor(vendor::VendorCommand),
-    /// Check the configuration.
+    /// Check the configuration, show its values, or have it read again.
     #[command(
         subcommand,
-        after_help = "Examples:\n  keybrake config check\n  keybrake config check other.toml"
+        after_help = "Examples:\n  keybrake config check\n  keybrake config show\n  keybrake config reload"
     )]
-    Config(status::ConfigCommand),
+    Config(self::config::ConfigCommand),
     /// Show how a call would be priced.
     #[command(
         subcommand,
@@ -196,8 +198,8 @@ pub(crate) fn parse(arguments: impl Iterator<Item = OsString>) -> Result<Cli, Fa
 pub(crate) fn run(cli: &Cli) -> Result<ExitCode, Failure> {
     let invocation = Invocation { config: &cli.config, json: cli.json };
     match &cli.command {
-        Command::Up => supervisor::up(&cli.config, &config::load(&cli.config)?),
-        Command::Admin => api::serve(&config::load(&cli.config)?).map(|()| ExitCode::SUCCESS),
+        Command::Up => supervisor::up(&cli.config, &configuration::load(&cli.config)?),
+        Command::Admin => api::serve(&configuration::load(&cli.config)?).map(|()| ExitCode::SUCCESS),
         Command::Key(command) => key::run(&invocation, command),
         Command::Revoke(arguments) => revoke::run(&invocation, arguments),
         Command::Drill(arguments) => drill::run(&invocation, arguments),
@@ -208,7 +210,7 @@ pub(crate) fn run(cli: &Cli) -> Result<ExitCode, Failure> {
         Command::Run(arguments) => run::run(&invocation, arguments),
         Command::Env(arguments) => run::env(&invocation, arguments),
         Command::Vendor(command) => vendor::run(&invocation, command),
-        Command::Config(command) => status::config(&invocation, command),
+        Command::Config(command) => self::config::run(&invocation, command),
         Command::Price(command) => price::run(&invocation, command),
         Command::Token(arguments) => status::token(&invocation, arguments),
     }

@@ -171,6 +171,7 @@ async fn ask(control: &Control, revoke: &Revoke) -> Result<Ordered, ControlError
         | Reply::Key(_)
         | Reply::Clock(_)
         | Reply::Doubts(_)
+        | Reply::Config(_)
         | Reply::DoubtResolved(_) => Err(ControlError::Unexpected),
     }
 }

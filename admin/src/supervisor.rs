@@ -18,6 +18,7 @@ use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep, timeout};
 
+use crate::config;
 use crate::failure::{Failure, STATUS_SETUP};
 use crate::token::TOKEN_ENV;
 
@@ -32,6 +33,9 @@ const STEADY_AFTER: Duration = Duration::from_secs(30);
 
 /// What a child gets beyond `proxy.drain_timeout_s` before it is killed.
 const GRACE: Duration = Duration::from_secs(15);
+
+/// How long a child may take until it listens for signals; before, a SIGHUP would end it.
+const CHILD_LISTENS_WITHIN: Duration = Duration::from_secs(1);
 
 /// The name of the other executable.
 const DATAPLANE: &str = "keybrake-dataplane";
@@ -51,8 +55,11 @@ enum Order {
 struct Program {
     name: &'static str,
     command: Box<dyn Fn() -> Command + Send + Sync>,
-    stop_within: Duration,
+    /// What it may take beyond [`GRACE`] is in the configuration, which may have changed since.
+    stop_within: Box<dyn Fn() -> Duration + Send + Sync>,
     restart: Restart,
+    /// Counts the wishes that it reads its configuration again.
+    reloads: watch::Receiver<u64>,
 }
 
 /// How a child makes way for the next one of its kind.
@@ -76,53 +83,69 @@ enum Hopeless {
     NotFound(String),
 }
 
-/// Supervises both processes until SIGTERM, SIGINT or SIGHUP; at SIGUSR2 it restarts both.
+/// Supervises both processes until SIGTERM or SIGINT; at SIGUSR2 it restarts both, SIGHUP it passes on.
 pub(crate) fn up(path: &Path, config: &Config) -> Result<ExitCode, Failure> {
     // Its environment holds the vendors' credentials.
     rustix::process::set_dumpable_behavior(rustix::process::DumpableBehavior::NotDumpable).ok();
     let own = std::env::current_exe()
         .map_err(|error| Failure::setup(format_args!("cannot find this program's own file: {error}")))?;
-    let stop_within = Duration::from_secs(config.proxy.drain_timeout_s).saturating_add(GRACE);
-    let programs = [dataplane(&own, path, stop_within), admin(own, path, config, stop_within)];
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
         .map_err(|error| Failure::setup(format_args!("cannot start: {error}")))?;
     runtime.block_on(async {
-        let (signals, restarts) = (signals()?, restart_signals()?);
+        let ((signals, reloads), restarts) = (signals()?, restart_signals()?);
+        let programs = [dataplane(&own, path, config, reloads.clone()), admin(own, path, config, reloads)];
         supervise(programs, signals, restarts).await
     })
 }
 
 /// The dataplane, beside this program or else in PATH. It has no use for the operator's token.
-fn dataplane(own: &Path, config: &Path, stop_within: Duration) -> Program {
+fn dataplane(own: &Path, path: &Path, config: &Config, reloads: watch::Receiver<u64>) -> Program {
+    let stop_within = stop_within(path, config);
     let beside = own.with_file_name(DATAPLANE);
     let executable = if beside.is_file() { beside } else { PathBuf::from(DATAPLANE) };
-    let config = config.to_owned();
+    let path = path.to_owned();
     let command = move || {
         let mut command = Command::new(&executable);
-        command.arg("--config").arg(&config).env_remove(TOKEN_ENV);
+        command.arg("--config").arg(&path).env_remove(TOKEN_ENV);
         command
     };
     let restart = Restart::TakeOver("--take-over");
-    Program { name: DATAPLANE, command: Box::new(command), stop_within, restart }
+    Program { name: DATAPLANE, command: Box::new(command), stop_within, restart, reloads }
 }
 
 /// The admin process, without the vendors' credentials (rule Q27).
-fn admin(own: PathBuf, path: &Path, config: &Config, stop_within: Duration) -> Program {
+fn admin(own: PathBuf, path: &Path, config: &Config, reloads: watch::Receiver<u64>) -> Program {
+    let stop_within = stop_within(path, config);
     let path = path.to_owned();
-    let secrets: Vec<String> =
-        config.vendors.iter().filter_map(|vendor| vendor.credential_env.clone()).collect();
+    let at_start = secrets(config);
     let command = move || {
         let mut command = Command::new(&own);
         command.arg("admin").arg("--config").arg(&path);
-        for secret in &secrets {
+        // A vendor may have been added since.
+        let now = config::try_load(&path).map(|config| secrets(&config)).unwrap_or_default();
+        for secret in at_start.iter().chain(&now) {
             command.env_remove(secret);
         }
         command
     };
     let restart = Restart::OneBehindTheOther;
-    Program { name: "keybrake admin", command: Box::new(command), stop_within, restart }
+    Program { name: "keybrake admin", command: Box::new(command), stop_within, restart, reloads }
+}
+
+/// The variables that hold vendors' credentials.
+fn secrets(config: &Config) -> Vec<String> {
+    config.vendors.iter().filter_map(|vendor| vendor.credential_env.clone()).collect()
+}
+
+/// How long a child may take to end: by the configuration of the start or that of now, whichever allows more.
+fn stop_within(path: &Path, config: &Config) -> Box<dyn Fn() -> Duration + Send + Sync> {
+    let (path, at_start) = (path.to_owned(), config.proxy.drain_timeout_s);
+    Box::new(move || {
+        let now = config::try_load(&path).map(|config| config.proxy.drain_timeout_s).unwrap_or_default();
+        Duration::from_secs(at_start.max(now)).saturating_add(GRACE)
+    })
 }
 
 fn listen(kind: SignalKind) -> Result<Signal, Failure> {
@@ -141,18 +164,26 @@ fn restart_signals() -> Result<Restarts, Failure> {
     Ok(restarts)
 }
 
-/// The orders that this process's signals mean: the first one stops, a second SIGINT kills.
-fn signals() -> Result<watch::Receiver<Order>, Failure> {
+/// The orders that this process's signals mean: the first one stops, a second SIGINT kills. SIGHUPs are counted: the
+/// children read their configuration again.
+fn signals() -> Result<(watch::Receiver<Order>, watch::Receiver<u64>), Failure> {
     let mut terminate = listen(SignalKind::terminate())?;
     let mut interrupt = listen(SignalKind::interrupt())?;
-    // A closed terminal: without this the children would outlive the supervisor.
+    let had_terminal = has_terminal();
     let mut hang_up = listen(SignalKind::hangup())?;
     let (orders, ordered) = watch::channel(Order::Run);
+    let (reload, reloads) = watch::channel(0_u64);
     tokio::spawn(async move {
         loop {
             let order = tokio::select! {
                 _ = terminate.recv() => Order::Stop,
-                _ = hang_up.recv() => Order::Stop,
+                // A closed terminal: without this the children would outlive who started them.
+                _ = hang_up.recv() => if had_terminal && !has_terminal() {
+                    Order::Stop
+                } else {
+                    reload.send_modify(|count| *count = count.wrapping_add(1));
+                    continue;
+                },
                 _ = interrupt.recv() => {
                     if *orders.borrow() == Order::Run { Order::Stop } else { Order::Kill }
                 }
@@ -161,7 +192,12 @@ fn signals() -> Result<watch::Receiver<Order>, Failure> {
             orders.send_modify(|current| *current = order.max(*current));
         }
     });
-    Ok(ordered)
+    Ok((ordered, reloads))
+}
+
+/// Whether there is a terminal that can be closed.
+fn has_terminal() -> bool {
+    std::fs::File::open("/dev/tty").is_ok()
 }
 
 /// Waits until `orders` say `wanted` or more. Where nobody can order anything any more, that is an
@@ -275,7 +311,11 @@ async fn live(
     restarted: &watch::Sender<u64>,
 ) -> Option<(Ended, Duration)> {
     let mut started = Instant::now();
+    let mut reloads = program.reloads.clone();
+    // One that starts now reads the configuration anyway.
+    reloads.mark_unchanged();
     loop {
+        let id = child.id();
         tokio::select! {
             ended = child.wait() => return Some((Ended::from(ended), started.elapsed())),
             () = reaches(orders, Order::Stop) => {
@@ -283,8 +323,8 @@ async fn live(
                 return None;
             }
             () = asked(restarts) => {}
+            () = pass_on(program, id, &mut reloads, started) => continue,
         }
-        let id = child.id();
         child = match program.restart {
             Restart::TakeOver(argument) => take_over(program, child, argument, orders).await?,
             Restart::OneBehindTheOther => {
@@ -307,6 +347,22 @@ async fn asked(restarts: &mut Restarts) {
     if restarts.changed().await.is_err() {
         std::future::pending::<()>().await;
     }
+}
+
+/// Waits for the next wish that the configuration is read again, and tells the child.
+async fn pass_on(program: &Program, id: Option<u32>, reloads: &mut Restarts, started: Instant) {
+    asked(reloads).await;
+    sleep(CHILD_LISTENS_WITHIN.saturating_sub(started.elapsed())).await;
+    // Not reaped yet, so the id is still the child's.
+    if let Some(pid) = pid(id)
+        && let Err(error) = kill_process(pid, process::Signal::HUP)
+    {
+        eprintln!("keybrake: cannot tell {} to read its configuration: {error}", program.name);
+    }
+}
+
+fn pid(id: Option<u32>) -> Option<Pid> {
+    id.and_then(|id| i32::try_from(id).ok()).and_then(Pid::from_raw)
 }
 
 /// Starts the next child beside `old`, with the argument that makes it take over; gives the one that runs then.
@@ -386,14 +442,13 @@ fn spawn(program: &Program, more: &[&str]) -> io::Result<Child> {
 /// Ends a child: SIGTERM, then SIGKILL when it takes longer than it may or when that is ordered.
 async fn stop(program: &Program, mut child: Child, mut orders: watch::Receiver<Order>) {
     // Not reaped yet, so the id is still the child's.
-    let pid = child.id().and_then(|id| i32::try_from(id).ok()).and_then(Pid::from_raw);
-    if let Some(pid) = pid
+    if let Some(pid) = pid(child.id())
         && let Err(error) = kill_process(pid, process::Signal::TERM)
     {
         eprintln!("keybrake: cannot stop {}: {error}", program.name);
     }
     let late = tokio::select! {
-        ended = timeout(program.stop_within, child.wait()) => ended.is_err(),
+        ended = timeout((program.stop_within)(), child.wait()) => ended.is_err(),
         () = reaches(&mut orders, Order::Kill) => true,
     };
     if late {

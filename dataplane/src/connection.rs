@@ -12,7 +12,8 @@ pub(crate) async fn serve(shard: Rc<Shard>, mut agent: Downstream) {
         if shard.closes_idle() && agent.has_no_input() {
             return agent.close().await;
         }
-        match agent.next_request(&shard.config.proxy).await {
+        let current = shard.current();
+        match agent.next_request(current.proxy()).await {
             Ok(()) => {}
             Err(End::Closed) => return,
             Err(End::Malformed(error)) => {

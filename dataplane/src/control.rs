@@ -11,6 +11,7 @@ mod front;
 mod hand_over;
 mod issue;
 mod keys;
+mod reload;
 mod revoke;
 mod spool;
 mod vendors;
@@ -25,9 +26,9 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
+use arc_swap::ArcSwap;
 use crossbeam_channel::{Receiver, Sender, bounded};
 use keybrake_proto::control::{ClockState, Counter, Refused, Reply, Request, Status};
-use keybrake_proto::policy::IssueBounds;
 use socket2::{Domain, SockAddr, Socket, Type};
 
 use crate::clock::Clock;
@@ -36,9 +37,9 @@ use crate::in_flight::InForce;
 use crate::lease::Lease;
 use crate::mailbox::Mailbox;
 use crate::metrics::{self, Metrics};
-use crate::pool::Vendor;
 use crate::rt::Kernel;
 use crate::seal::{KeyDigester, MasterKey};
+use crate::settings::Settings;
 use crate::shard::{Ack, Message};
 use crate::storage::StorageHandle;
 pub(crate) use client::{Told, order};
@@ -46,6 +47,7 @@ pub(crate) use doubts::start as start_doubts;
 pub(crate) use front::start;
 pub(crate) use hand_over::{Asked, Front, Parked};
 pub(crate) use keys::Keys;
+pub(crate) use reload::Reloads;
 pub(crate) use revoke::Figures;
 pub(crate) use spool::carry_out;
 
@@ -61,9 +63,9 @@ pub(crate) struct Control {
     pub(crate) digester: KeyDigester,
     pub(crate) master: MasterKey,
     pub(crate) lease: Lease,
-    pub(crate) vendors: Vec<String>,
-    pub(crate) upstreams: Vec<Arc<Vendor>>,
-    pub(crate) bounds: IssueBounds,
+    /// What the configuration says now.
+    pub(crate) settings: ArcSwap<Settings>,
+    pub(crate) reloads: Reloads,
     pub(crate) proxy_listen: String,
     pub(crate) kernel: Kernel,
     pub(crate) started: Instant,
@@ -119,6 +121,8 @@ impl Control {
             Request::Status => Reply::Status(Box::new(self.status())),
             Request::IssueKey(spec) => self.issue(&spec),
             Request::ChangeKey { id, version, change } => self.change(id, version, &change),
+            Request::Config => Reply::Config(Box::new(self.configuration())),
+            Request::ReloadConfig => self.reload_reply(),
             Request::Vendors => self.vendors(),
             Request::SetCredential(spec) => self.set_credential(&spec),
             Request::ListKeys { after, limit } => self.keys.list(&self.clock, after, limit),
@@ -156,7 +160,8 @@ impl Control {
             proxy_listen: self.proxy_listen.clone(),
             driver: self.kernel.as_str().to_owned(),
             workers: self.shards.len(),
-            vendors: self.vendors.clone(),
+            vendors: self.settings.load().config.vendor_names(),
+            config: self.reloads.state(),
             keys: self.keys.count(),
             clock: self.clock.view(),
             counters: self.counters(),
@@ -215,6 +220,7 @@ impl Control {
             number("healthy", "gauge", "1 while the last write succeeded.", u64::from(storage.healthy)),
         ]);
         counters.extend(self.figures.counters());
+        counters.extend(self.reloads.counters());
         counters
     }
 

@@ -80,7 +80,7 @@ async fn run(shard: &Rc<Shard>, agent: &mut Downstream) -> After {
     if let Err(reason) = admission::keep_rate(&recognized.0, &trace) {
         return refuse(shard, agent, &trace, &reason).await;
     }
-    match agent.read_body(&shard.config.proxy, shard.config.proxy.body_bytes_max).await {
+    match agent.read_body(trace.proxy(), trace.proxy().body_bytes_max).await {
         Ok(()) => {}
         Err(BodyFault::Gone) => return After::Close,
         Err(fault) => {
@@ -133,7 +133,7 @@ async fn decide(
     target: &Target,
     trace: &mut Trace,
 ) -> Result<(Ground, Admitted), Deny> {
-    admission::judge(agent, target, target.vendor(shard), trace)?;
+    admission::judge(agent, target, target.vendor(), trace)?;
     // Like the body it is waited for before money: nothing is held meanwhile, and whatever changes is seen by
     // admission, which comes behind it.
     let turn = admission::pace(shard, target).await?;
@@ -191,7 +191,7 @@ async fn deliver(
     if let Err(fault) = reply.read_up_to(read_up_to).await {
         return lose(shard, agent, &mut trace, admitted, &fault).await;
     }
-    trace.replied(&reply, target.vendor(shard));
+    trace.replied(&reply, target.vendor());
     let Admitted { hold, ticket, .. } = admitted;
     let (end, remembered) =
         price::end(price, &trace.quote, ground.acting.as_ref(), reply.status(), reply.readable_body());
@@ -202,7 +202,7 @@ async fn deliver(
             // nothing left to ask for.
             let is_short = trace.quote.amount < trace.held && charge == trace.quote.expected();
             let charge = if is_short { trace.held } else { charge };
-            let answer = admission::answer(&reply, target.vendor(shard));
+            let answer = admission::answer(&reply, target.vendor());
             let ended = hold.settle(today, Execution { charge, answer, at: shard.now() });
             let is_above = trace.quote.amount_minor.is_some() && ended.amount > ended.covered;
             shard.metrics.above_quote.add(u64::from(is_above));
@@ -224,8 +224,8 @@ async fn deliver(
         // An agent that does not read keeps nobody else from the object.
         drop((ticket, ground));
         write_whole(shard, agent, &trace, &reply);
-        reply.finish(target.pool(shard));
-        return agent.reply(&shard.config.proxy).await;
+        reply.finish(target.pool());
+        return agent.reply(trace.proxy()).await;
     }
     // Whoever acts on the object before this is remembered holds too much.
     drop(ground);
@@ -237,7 +237,7 @@ async fn deliver(
     look_up::remember(shard, target, trace.intent, remembered);
     match streamed {
         Ok(()) => {
-            reply.finish(target.pool(shard));
+            reply.finish(target.pool());
             if agent.can_go_on() { After::NextRequest } else { After::Close }
         }
         // What was delivered is not whole, which closing says.
@@ -292,9 +292,9 @@ async fn stream(
             if framing == BodyFraming::Chunked {
                 encode::last_chunk(&mut agent.output);
             }
-            return agent.flush(&shard.config.proxy).await.map_err(drop);
+            return agent.flush(trace.proxy()).await.map_err(drop);
         }
-        agent.flush(&shard.config.proxy).await.map_err(drop)?;
+        agent.flush(trace.proxy()).await.map_err(drop)?;
         reply.read_more().await.map_err(drop)?;
     }
 }
@@ -342,7 +342,7 @@ async fn refuse(shard: &Rc<Shard>, agent: &mut Downstream, trace: &Trace, reason
     // A connection with an unread body cannot go on; a small body is read, so that it can. Not for a
     // key that is not valid: a revoked one must look like an unknown one.
     if *reason != Deny::Unauthorized && trace.has_key() && agent.has_small_body_left() {
-        drop(agent.read_body(&shard.config.proxy, shard.config.proxy.body_bytes_max).await);
+        drop(agent.read_body(trace.proxy(), trace.proxy().body_bytes_max).await);
     }
     deny(shard, agent, trace, reason, Ending::denied(None)).await
 }
@@ -376,5 +376,5 @@ async fn deny(
     }
     let is_repeatable = agent.head().idempotency_key(agent.input()).is_some();
     downstream::write_denial(agent, &denial, &trace.id, is_repeatable);
-    agent.reply(&shard.config.proxy).await
+    agent.reply(trace.proxy()).await
 }

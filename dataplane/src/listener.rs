@@ -17,7 +17,7 @@ const PAUSE: Duration = Duration::from_millis(5);
 
 /// Accepts until the process stops: the socket listens no more when this returns. Or until another process has
 /// the socket, which then goes on listening.
-pub(crate) async fn run(shard: Rc<Shard>, listener: Rc<Listener>, limit: u64) {
+pub(crate) async fn run(shard: Rc<Shard>, listener: Rc<Listener>) {
     let _given_up = GivenUp(Rc::clone(&shard));
     loop {
         match shard.stage() {
@@ -38,7 +38,7 @@ pub(crate) async fn run(shard: Rc<Shard>, listener: Rc<Listener>, limit: u64) {
             }
         };
         let metrics = &shard.metrics;
-        if metrics.connections.read() >= limit {
+        if metrics.connections.read() >= shard.connections_max() {
             metrics.connections_refused.add(1);
             continue;
         }

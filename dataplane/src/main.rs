@@ -34,6 +34,7 @@ mod mailbox;
 mod marks;
 mod metrics;
 mod objects;
+mod open_vendor;
 mod pacing;
 mod pool;
 mod progress;
@@ -44,9 +45,11 @@ mod resolve;
 mod rt;
 mod run;
 mod seal;
+mod settings;
 mod shard;
 #[cfg(test)]
 mod simulation;
+mod source;
 mod state;
 mod storage;
 mod take_over;
@@ -57,7 +60,7 @@ mod upstream;
 mod worker;
 
 use std::io::IsTerminal as _;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::ExitCode;
 
 use check::Confirmed;
@@ -67,6 +70,7 @@ use keybrake_proto::control::{RevokeSpec, Revoked};
 use keybrake_proto::key::KeyId;
 
 use crate::control::Told;
+use crate::source::Source;
 
 /// A configuration or a machine that keybrake cannot start on.
 const EXIT_CANNOT_START: u8 = 2;
@@ -175,11 +179,9 @@ enum DriverArgument {
 
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
-    let config = match read_config(&arguments.config) {
-        Ok(mut config) => {
-            config.proxy.driver = arguments.driver.map_or(config.proxy.driver, DriverArgument::chosen);
-            config
-        }
+    let source = Source { path: arguments.config, driver: arguments.driver.map(DriverArgument::chosen) };
+    let config = match source.read() {
+        Ok(config) => config,
         Err(problem) => return fail(&problem, EXIT_CANNOT_START),
     };
     let begin = if arguments.take_over { run::Begin::TakeOver } else { run::Begin::Alone };
@@ -190,7 +192,7 @@ fn main() -> ExitCode {
             let confirmed = if yes { Confirmed::Yes } else { Confirmed::No };
             offline(check::accept(&config, confirmed))
         }
-        None => match run::run(config, begin) {
+        None => match run::run(config, source, begin) {
             Ok(()) => ExitCode::SUCCESS,
             Err(run::Failure::Start(error)) => fail(&format!("{error:#}"), EXIT_CANNOT_START),
             Err(run::Failure::Running(error)) => fail(&format!("{error:#}"), 1),
@@ -206,14 +208,6 @@ impl DriverArgument {
             DriverArgument::Epoll => Driver::Epoll,
         }
     }
-}
-
-fn read_config(path: &Path) -> Result<Config, String> {
-    let text = std::fs::read_to_string(path)
-        .map_err(|error| format!("config {}: {error}; give --config FILE", path.display()))?;
-    let environment = std::env::vars_os()
-        .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)));
-    Config::parse(&text, environment).map_err(|error| format!("config {}: {error}", path.display()))
 }
 
 fn revoke(config: &Config, arguments: RevokeArguments) -> ExitCode {

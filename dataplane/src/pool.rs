@@ -52,6 +52,34 @@ pub(crate) struct Vendor {
     tls: Option<(Arc<ClientConfig>, ServerName<'static>)>,
 }
 
+impl Vendor {
+    /// The same vendor by another configuration, which may differ in what can change live. A file of authorities is
+    /// read again. The error says what to change.
+    pub(crate) fn renewed(
+        &self,
+        config: config::Vendor,
+        catalog: &'static Catalog,
+    ) -> Result<Vendor, String> {
+        let credentials = Arc::clone(&self.credentials);
+        let is_same_trust = config.ca_file.is_none() && self.config.ca_file.is_none();
+        let mut renewed = Vendor::new(config, catalog, self.label, credentials)?;
+        if is_same_trust {
+            // So that its connections are kept.
+            renewed.tls.clone_from(&self.tls);
+        }
+        Ok(renewed)
+    }
+
+    /// Whether connections of `other` are as good as its own.
+    fn trusts_like(&self, other: &Vendor) -> bool {
+        match (&self.tls, &other.tls) {
+            (Some((own, _)), Some((others, _))) => Arc::ptr_eq(own, others),
+            (None, None) => true,
+            (Some(_), None) | (None, Some(_)) => false,
+        }
+    }
+}
+
 /// The credentials of a vendor, by account.
 pub(crate) type Credentials = ArcSwap<BTreeMap<String, Arc<Credential>>>;
 
@@ -88,6 +116,19 @@ impl Credential {
             (None, None) => None,
         };
         Ok(Arc::new(Credential { account: account.to_owned(), version, line, sid, pacer }))
+    }
+
+    /// The same secret under another quota.
+    pub(crate) fn with_quota(&self, config: &config::Vendor) -> Result<Arc<Credential>, String> {
+        let quota = config.quota_rps.and_then(Rate::per_second);
+        let pacer = quota.map(|quota| Pacer::start(&config.name, quota).map(Arc::new)).transpose();
+        Ok(Arc::new(Credential {
+            account: self.account.clone(),
+            version: self.version,
+            line: self.line.clone(),
+            sid: self.sid.clone(),
+            pacer: pacer.map_err(|error| error.to_string())?,
+        }))
     }
 }
 
@@ -166,6 +207,12 @@ pub(crate) struct VendorConnection {
 /// A shard's connections to one vendor.
 pub(crate) struct Pool {
     pub(crate) vendor: Arc<Vendor>,
+    kept: Rc<Kept>,
+}
+
+/// What a pool has beside its configuration.
+#[derive(Default)]
+struct Kept {
     /// Last used last.
     idle: RefCell<Vec<VendorConnection>>,
     addresses: RefCell<Addresses>,
@@ -179,7 +226,14 @@ struct Addresses {
 
 impl Pool {
     pub(crate) fn new(vendor: Arc<Vendor>) -> Pool {
-        Pool { vendor, idle: RefCell::default(), addresses: RefCell::default() }
+        Pool { vendor, kept: Rc::default() }
+    }
+
+    /// A pool for the same vendor by another configuration: what is kept belongs to both, since requests that began
+    /// before give their connections back to this one.
+    pub(crate) fn renewed(&self, vendor: Arc<Vendor>) -> Pool {
+        let kept = if vendor.trusts_like(&self.vendor) { Rc::clone(&self.kept) } else { Rc::default() };
+        Pool { vendor, kept }
     }
 
     /// A connection that was kept for this credential, and on which nothing has arrived since.
@@ -188,7 +242,7 @@ impl Pool {
             connection.credential.as_ref().is_some_and(|of| Arc::ptr_eq(of, credential))
         };
         loop {
-            let mut idle = self.idle.borrow_mut();
+            let mut idle = self.kept.idle.borrow_mut();
             // The last one, unless the vendor has several accounts.
             let at = idle.iter().rposition(is_of)?;
             let mut connection = idle.remove(at);
@@ -213,7 +267,7 @@ impl Pool {
                 *buffer = Vec::new();
             }
         }
-        let mut idle = self.idle.borrow_mut();
+        let mut idle = self.kept.idle.borrow_mut();
         if idle.len() < self.vendor.config.idle_connections_max {
             connection.deadline.set_idle(IDLE_SECONDS);
             idle.push(connection);
@@ -222,18 +276,21 @@ impl Pool {
 
     /// Drops connections that were unused for too long; called now and then.
     pub(crate) fn prune(&self) {
-        self.idle.borrow_mut().retain(|connection| !connection.deadline.has_expired());
+        self.kept.idle.borrow_mut().retain(|connection| !connection.deadline.has_expired());
     }
 
     /// Drops those whose credential was replaced.
     pub(crate) fn drop_stale(&self) {
         let is_current = |credential: &Arc<Credential>| self.vendor.is_current(credential);
-        self.idle.borrow_mut().retain(|connection| connection.credential.as_ref().is_some_and(is_current));
+        self.kept
+            .idle
+            .borrow_mut()
+            .retain(|connection| connection.credential.as_ref().is_some_and(is_current));
     }
 
     /// Drops all kept connections.
     pub(crate) fn clear(&self) {
-        self.idle.borrow_mut().clear();
+        self.kept.idle.borrow_mut().clear();
     }
 
     /// Addresses that are still fresh; an IP address needs no resolver.
@@ -242,14 +299,14 @@ impl Pool {
         if let Some(address) = resolve::literal(&origin.host, origin.port) {
             return Some(vec![address]);
         }
-        let addresses = self.addresses.borrow();
+        let addresses = self.kept.addresses.borrow();
         addresses.until.is_some_and(|until| Instant::now() < until).then(|| addresses.known.clone())
     }
 
     /// Remembers what the resolver said.
     pub(crate) fn remember(&self, known: &[SocketAddr]) {
         let until = Instant::now().checked_add(ADDRESS_LIFE);
-        *self.addresses.borrow_mut() = Addresses { known: known.to_vec(), until };
+        *self.kept.addresses.borrow_mut() = Addresses { known: known.to_vec(), until };
     }
 
     /// Opens a connection to the first of `addresses` that answers and may be used.

@@ -33,7 +33,7 @@ pub(crate) async fn answer(shard: &Rc<Shard>, agent: &mut Downstream, status: u1
     let framing = BodyFraming::Length(u64::try_from(text.len()).unwrap_or_default());
     encode::reply_head(&mut agent.output, status, fields, framing, close);
     agent.output.extend_from_slice(text.as_bytes());
-    agent.reply(&shard.config.proxy).await
+    agent.reply(shard.current().proxy()).await
 }
 
 /// Passes a request for a key on to the admin process, which alone judges its token.
@@ -46,7 +46,7 @@ pub(crate) async fn keys(shard: &Rc<Shard>, agent: &mut Downstream) -> After {
         Err(reason) => {
             let id = shard.next_request_id();
             downstream::write_denial(agent, &reason.denial(shard.now(), ""), &id, true);
-            return agent.reply(&shard.config.proxy).await;
+            return agent.reply(shard.current().proxy()).await;
         }
     };
     let close = !agent.can_go_on();
@@ -57,13 +57,14 @@ pub(crate) async fn keys(shard: &Rc<Shard>, agent: &mut Downstream) -> After {
     };
     encode::reply_head(&mut agent.output, reply.status(), head.fields(input), framing, close);
     agent.output.extend_from_slice(&reply.body);
-    agent.reply(&shard.config.proxy).await
+    agent.reply(shard.current().proxy()).await
 }
 
 async fn ask(shard: &Rc<Shard>, agent: &mut Downstream) -> Result<Reply, Deny> {
-    let read = agent.read_body(&shard.config.proxy, BODY_BYTES_MAX).await;
+    let current = shard.current();
+    let read = agent.read_body(current.proxy(), BODY_BYTES_MAX).await;
     read.map_err(|fault| downstream::body_refusal(&fault))?;
-    let address = shard.config.admin.listen;
+    let address = current.settings.config.admin.listen;
     let tcp = Tcp::connect(address, Duration::from_secs(TIMEOUT_SECONDS)).await;
     let tcp = tcp.map_err(|_| Deny::AdminUnavailable)?;
     let deadline = shard.deadlines.slot(tcp.fd());

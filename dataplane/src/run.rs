@@ -12,14 +12,15 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, anyhow};
+use arc_swap::ArcSwap;
 use crossbeam_channel::{Receiver, Sender, bounded, select};
 use keybrake_proto::config::{Config, Money};
 use signal_hook::consts::SIGCONT;
 
 use self::doors::open_doors;
-use self::machine::{harden, raise_descriptor_limit, random, signals};
+use self::machine::{harden, raise_descriptor_limit, random, signals, start_reloads};
 use crate::clock::Clock;
-use crate::control::{self, Asked, Control, Front};
+use crate::control::{self, Asked, Control, Front, Reloads};
 use crate::hand_over::{self, Old};
 use crate::heir::{Inherited, Left};
 use crate::journal::{self, CommitterHandle, Durability, Journal, Recovered};
@@ -31,7 +32,9 @@ use crate::progress::{self, AllProgress};
 use crate::registry::KeyEntry;
 use crate::resolve::Resolver;
 use crate::rt::Kernel;
+use crate::settings::Settings;
 use crate::shard::{Common, Message};
+use crate::source::Source;
 use crate::state;
 use crate::storage::{self, StorageHandle, Store};
 use crate::take_over::{self, Predecessor};
@@ -58,8 +61,8 @@ pub(crate) enum Begin {
 }
 
 /// Runs the dataplane until a signal, or until another one has taken over.
-pub(crate) fn run(config: Config, begin: Begin) -> Result<(), Failure> {
-    let running = Running::start(config, begin).map_err(Failure::Start)?;
+pub(crate) fn run(config: Config, source: Source, begin: Begin) -> Result<(), Failure> {
+    let running = Running::start(config, source, begin).map_err(Failure::Start)?;
     running.wait().map_err(Failure::Running)
 }
 
@@ -77,11 +80,11 @@ struct Running {
 }
 
 impl Running {
-    fn start(config: Config, begin: Begin) -> anyhow::Result<Running> {
+    fn start(config: Config, source: Source, begin: Begin) -> anyhow::Result<Running> {
         let started = Instant::now();
         harden();
         raise_descriptor_limit();
-        let signals = signals().context("signals cannot be handled")?;
+        let (signals, hang_ups) = signals().context("signals cannot be handled")?;
         let config = Arc::new(config);
         let kernel = Kernel::choose(config.proxy.driver)
             .with_context(|| "proxy.driver: this kernel refuses io_uring; use \"auto\" or \"epoll\"")?;
@@ -101,16 +104,16 @@ impl Running {
         // The thread is waited for by `flush_and_stop`, which also reports.
         let (storage, _thread) = storage::start(state.store, state.books, Arc::clone(&progress))?;
         let starting = Starting(Some(storage.clone()));
+        let settings = Settings::new(Config::clone(&config), state.vendors, state.book, workers);
+        let settings = Arc::new(settings);
         let common = Arc::new(Common {
-            config: Arc::clone(&config),
-            vendors: state.vendors.clone(),
+            settings: Arc::clone(&settings),
             digester: state.master.digester(),
             resolver: Resolver::start().context("the resolver thread does not start")?,
             clock: Arc::clone(&clock),
             lease: lease.clone(),
             memory: state.memory,
             objects: state.objects,
-            book: state.book,
             left: left.clone(),
         });
         let (asked_sender, asked) = bounded(1);
@@ -122,9 +125,8 @@ impl Running {
             digester: state.master.digester(),
             master: state.master,
             lease: lease.clone(),
-            vendors: config.vendor_names(),
-            upstreams: state.vendors,
-            bounds: config.issue.clone(),
+            settings: ArcSwap::new(settings),
+            reloads: Reloads::new(source, state.others),
             proxy_listen: proxy_listen.to_string(),
             kernel,
             started,
@@ -143,6 +145,7 @@ impl Running {
         let ended = start_workers(places, &common, &state.keys, &mut control)?;
         let control = Arc::new(control);
         let front = start_control(control_listener, &control)?;
+        start_reloads(&control, hang_ups)?;
         say_where(&proxy_listen, workers, kernel);
         let heard = predecessor.map(|it| it.say_that_this_one_admits(&lease, control.shards.clone()));
         heard.transpose().context("the predecessor thread does not start")?;
@@ -193,7 +196,7 @@ impl Running {
     }
 
     fn drain(self) -> anyhow::Result<()> {
-        let drain = Duration::from_secs(self.config.proxy.drain_timeout_s);
+        let drain = self.drain_timeout();
         eprintln!(
             "keybrake-dataplane: stopping; running requests may take {} s, a second signal cuts them",
             drain.as_secs()
@@ -214,6 +217,11 @@ impl Running {
         let stopped = self.storage.flush_and_stop().context("storage did not stop cleanly");
         eprintln!("keybrake-dataplane: stopped");
         stopped
+    }
+
+    /// How long running exchanges may take to finish.
+    fn drain_timeout(&self) -> Duration {
+        Duration::from_secs(self.control.settings.load().config.proxy.drain_timeout_s)
     }
 
     fn post_all(&self, message: impl Fn() -> Message) {
@@ -319,9 +327,6 @@ fn start_worker(
     let metrics = Arc::new(Metrics::default());
     control.shards.push(mailbox.clone());
     control.metrics.push(Arc::clone(&metrics));
-    // The channel has room for the end of each worker.
-    let workers = ended.capacity().unwrap_or(1).max(1);
-    let connections_max = common.config.proxy.connections_max.div_ceil(workers);
     let worker = Worker {
         index,
         kernel,
@@ -334,7 +339,6 @@ fn start_worker(
         mailbox,
         wake,
         run: random()?,
-        connections_max: u64::try_from(connections_max)?,
         ended,
     };
     worker.start().context("a worker thread does not start")

@@ -9,8 +9,6 @@ use std::time::{Duration, Instant};
 
 use crossbeam_channel::Sender;
 use futures_channel::oneshot;
-use keybrake_proto::catalog::book::PriceBook;
-use keybrake_proto::config::Config;
 use keybrake_proto::handover::Parting;
 use keybrake_proto::journal::IntentId;
 use keybrake_proto::key::KeyId;
@@ -27,11 +25,12 @@ use crate::mailbox::Mailbox;
 use crate::metrics::Metrics;
 use crate::objects::Objects;
 use crate::pacing::{Pacer, Turn};
-use crate::pool::{Pool, Vendor, VendorConnection};
+use crate::pool::{Pool, VendorConnection};
 use crate::registry::{KeyEntry, Registry};
 use crate::resolve::{ResolveError, ResolverHandle};
 use crate::rt::{self, Listener};
 use crate::seal::KeyDigester;
+use crate::settings::{Current, Settings};
 
 /// How long after a hand-over a connection may bring a request, to be told to come again.
 const IDLE_TICKS: u64 = TICKS_PER_SECOND;
@@ -48,6 +47,8 @@ pub(crate) enum Message {
     Changed { keys: KeySet, ack: Ack },
     /// A vendor has another credential: say so when nothing is sent with the one before.
     Rotated { ack: Ack },
+    /// The configuration was read again: it holds for requests from now on.
+    Reloaded { settings: Arc<Settings>, ack: Ack },
     /// The resolver's answer for an exchange of this shard.
     Resolved { answer: Result<Vec<SocketAddr>, ResolveError>, waiting: oneshot::Sender<Resolved> },
     /// The pacer's answer for an exchange of this shard.
@@ -120,24 +121,22 @@ impl Ack {
 
 /// What every shard is made from.
 pub(crate) struct Common {
-    pub(crate) config: Arc<Config>,
-    pub(crate) vendors: Vec<Arc<Vendor>>,
+    pub(crate) settings: Arc<Settings>,
     pub(crate) digester: KeyDigester,
     pub(crate) resolver: ResolverHandle,
     pub(crate) clock: Arc<Clock>,
     pub(crate) lease: Lease,
     pub(crate) memory: Arc<Memory>,
     pub(crate) objects: Arc<Objects>,
-    pub(crate) book: Arc<PriceBook>,
     /// What the process before still runs.
     pub(crate) left: Left,
 }
 
 /// One worker's state.
 pub(crate) struct Shard {
-    pub(crate) config: Arc<Config>,
+    /// What the configuration says, for the next request.
+    current: RefCell<Rc<Current>>,
     pub(crate) registry: RefCell<Registry>,
-    pub(crate) pools: Vec<Pool>,
     pub(crate) in_flight: Rc<InFlight>,
     pub(crate) deadlines: Rc<Deadlines>,
     pub(crate) journal: Rc<Journal>,
@@ -148,8 +147,6 @@ pub(crate) struct Shard {
     pub(crate) memory: Arc<Memory>,
     /// What keys counted for the vendor's objects.
     pub(crate) objects: Arc<Objects>,
-    /// What other currencies than USD are worth.
-    pub(crate) book: Arc<PriceBook>,
     lease: Lease,
     resolver: ResolverHandle,
     mailbox: Mailbox<Message>,
@@ -187,9 +184,8 @@ impl Shard {
         let heir = Heir::new(&journal, &common.memory, inherited, common.left.clone());
         let deadlines = Rc::<Deadlines>::default();
         let shard = Shard {
-            config: Arc::clone(&common.config),
+            current: RefCell::new(Rc::new(Current::new(Arc::clone(&common.settings)))),
             registry: RefCell::new(registry),
-            pools: common.vendors.iter().map(|vendor| Pool::new(Arc::clone(vendor))).collect(),
             in_flight: Rc::new(InFlight::new(Rc::clone(&deadlines))),
             deadlines,
             journal,
@@ -198,7 +194,6 @@ impl Shard {
             clock: Arc::clone(&common.clock),
             memory: Arc::clone(&common.memory),
             objects: Arc::clone(&common.objects),
-            book: Arc::clone(&common.book),
             lease: common.lease.clone(),
             resolver: common.resolver.clone(),
             mailbox,
@@ -230,8 +225,13 @@ impl Shard {
                     self.in_flight.acknowledge(keys, AtVendor::Wait, move |in_force| ack.send(in_force));
                 }
                 Message::Rotated { ack } => {
-                    self.pools.iter().for_each(Pool::drop_stale);
+                    self.current().pools.iter().for_each(|pool| pool.drop_stale());
                     self.in_flight.acknowledge_all(move |in_force| ack.send(in_force));
+                }
+                Message::Reloaded { settings, ack } => {
+                    let renewed = self.current().renewed(settings);
+                    *self.current.borrow_mut() = Rc::new(renewed);
+                    ack.send(InForce { at_vendor: 0, cut: 0, at: Instant::now() });
                 }
                 // The exchange may have given up.
                 Message::Resolved { answer, waiting } => {
@@ -261,6 +261,16 @@ impl Shard {
                 }
             }
         }
+    }
+
+    /// What the configuration says now. A request asks once, so that it sees one configuration to its end.
+    pub(crate) fn current(&self) -> Rc<Current> {
+        Rc::clone(&self.current.borrow())
+    }
+
+    /// The most connections of agents.
+    pub(crate) fn connections_max(&self) -> u64 {
+        self.current.borrow().settings.connections_max
     }
 
     /// Whether the shard may wait; `false` while messages are there.
@@ -324,7 +334,7 @@ impl Shard {
                 self.deadlines.end_idle();
             }
         }
-        for pool in &self.pools {
+        for pool in &self.current().pools {
             pool.prune();
         }
     }
@@ -471,7 +481,7 @@ impl Shard {
         for door in self.doors.borrow().iter() {
             door.interrupt();
         }
-        for pool in &self.pools {
+        for pool in &self.current().pools {
             pool.clear();
         }
     }

@@ -6,16 +6,13 @@ use std::os::unix::fs::DirBuilderExt as _;
 use std::sync::Arc;
 
 use anyhow::{Context as _, bail};
-use arc_swap::ArcSwap;
-use keybrake_proto::catalog::Catalog;
 use keybrake_proto::catalog::book::PriceBook;
-use keybrake_proto::config::{self, Config};
+use keybrake_proto::config::Config;
 use keybrake_proto::journal::IntentId;
 use keybrake_proto::key::KeyId;
 use keybrake_proto::ledger::Word;
 use keybrake_proto::ledger::chain;
 use keybrake_proto::policy::DEFAULT_ACCOUNT;
-use keybrake_proto::secret::Secret;
 
 use crate::clock;
 use crate::heir::Inherited;
@@ -23,13 +20,12 @@ use crate::idempotency::Memory;
 use crate::journal::Recovered;
 use crate::marks::Marks;
 use crate::objects::Objects;
-use crate::pool::{Credential, Vendor};
+use crate::open_vendor;
+use crate::pool::Vendor;
 use crate::recovery::{self, Opened};
 use crate::registry::{KeyEntry, KeyRecord};
 use crate::seal::{Made, MasterKey};
-use crate::storage::{Books, Opening, Running, Store, StoredCredential};
-
-const FIRST_VERSION: u32 = 1;
+use crate::storage::{Books, Opening, Others, Running, Store, StoredCredential};
 
 /// The dataplane's state as of the last run.
 pub(crate) struct State {
@@ -43,6 +39,8 @@ pub(crate) struct State {
     pub(crate) boot: [u8; 16],
     pub(crate) master: MasterKey,
     pub(crate) vendors: Vec<Arc<Vendor>>,
+    /// Credentials of vendors that the configuration does not name.
+    pub(crate) others: Others,
     pub(crate) keys: Arc<[Arc<KeyEntry>]>,
     /// What another process still runs; its money is held in the keys' accounts.
     pub(crate) inherited: Vec<Inherited>,
@@ -63,8 +61,8 @@ pub(crate) fn rehearse(config: &Config) -> anyhow::Result<()> {
         }
         let is_named = vendor.credential_env.is_some() || vendor.credential_file.is_some();
         let has_default = stored.iter().any(|(account, _)| account == DEFAULT_ACCOUNT);
-        if is_named && !has_default && given_credential(vendor)?.is_none() {
-            bail!("{}", no_credential(vendor));
+        if is_named && !has_default && open_vendor::given(vendor)?.is_none() {
+            bail!("{}", open_vendor::none(vendor));
         }
     }
     Ok(())
@@ -82,8 +80,12 @@ pub(crate) fn open(config: &Config, runs: impl Fn(IntentId) -> bool) -> anyhow::
     let master = master_key(config, &store)?;
     let mut vendors = Vec::new();
     for vendor in &config.vendors {
-        vendors.extend(open_vendor(&store, &master, vendor)?);
+        let keep = |account: &str, stored: &StoredCredential| {
+            Ok(store.put_credential(&vendor.name, account, stored)?)
+        };
+        vendors.extend(open_vendor::open(vendor, store.credentials(&vendor.name)?, &master, keep)?);
     }
+    let others = store.credentials_of_others(&config.vendor_names())?;
     let keys = open_keys(&store, &books)?;
     let inherited = inherit(&keys, books.running());
     let memory = books.begin_memory(clock::wall());
@@ -100,6 +102,7 @@ pub(crate) fn open(config: &Config, runs: impl Fn(IntentId) -> bool) -> anyhow::
         boot,
         master,
         vendors,
+        others,
         keys,
     })
 }
@@ -122,90 +125,6 @@ fn master_key(config: &Config, store: &Store) -> anyhow::Result<MasterKey> {
     let master = MasterKey::load(&path)?;
     master.check(&check)?;
     Ok(master)
-}
-
-/// A vendor at each of its hosts, the main one first.
-fn open_vendor(
-    store: &Store,
-    master: &MasterKey,
-    vendor: &config::Vendor,
-) -> anyhow::Result<Vec<Arc<Vendor>>> {
-    let name = &vendor.name;
-    let given = given_credential(vendor)?;
-    let catalog = Catalog::of_vendor(vendor)?;
-    let credential = |account: &str, version, secret: &Secret| {
-        let credential = Credential::new(vendor, &catalog.slot, (account, version), secret, None);
-        credential.map_err(|problem| anyhow::anyhow!("vendor {name}: {problem}"))
-    };
-    let mut credentials = Vec::new();
-    for (account, stored) in store.credentials(name)? {
-        let secret = master.open(name, &account, stored.version, &stored.sealed)?;
-        if account == DEFAULT_ACCOUNT && given.as_ref().is_some_and(|given| *given != secret) {
-            eprintln!(
-                "keybrake-dataplane: vendor {name}: the credential given now differs from the stored one, which is \
-                 used; it is imported at the first start only, `keybrake vendor rotate {name}` replaces it"
-            );
-        }
-        credentials.push(credential(&account, stored.version, &secret)?);
-    }
-    if credentials.iter().all(|credential| credential.account != DEFAULT_ACCOUNT) {
-        match given {
-            Some(secret) => {
-                // Before it is stored: one of another form must not stay.
-                credentials.push(credential(DEFAULT_ACCOUNT, FIRST_VERSION, &secret)?);
-                let sealed = master.seal(name, DEFAULT_ACCOUNT, FIRST_VERSION, &secret)?;
-                let stored = StoredCredential { version: FIRST_VERSION, sealed };
-                store.put_credential(name, DEFAULT_ACCOUNT, &stored)?;
-                eprintln!("keybrake-dataplane: vendor {name}: credential imported and sealed");
-            }
-            None if vendor.credential_env.is_some() || vendor.credential_file.is_some() => {
-                bail!("{}", no_credential(vendor));
-            }
-            None => eprintln!("keybrake-dataplane: {}", no_credential(vendor)),
-        }
-    }
-    let credentials =
-        credentials.into_iter().map(|one: Arc<Credential>| (one.account.clone(), one)).collect();
-    let credentials = Arc::new(ArcSwap::from_pointee(credentials));
-    let labels = std::iter::once(None).chain(catalog.labels.iter().map(|label| Some(*label)));
-    let host = |label| Vendor::new(vendor.clone(), catalog, label, Arc::clone(&credentials)).map(Arc::new);
-    let hosts: Result<Vec<Arc<Vendor>>, String> = labels.map(host).collect();
-    hosts.map_err(|problem| anyhow::anyhow!("vendor {name}: {problem}"))
-}
-
-fn no_credential(vendor: &config::Vendor) -> String {
-    let name = &vendor.name;
-    match (&vendor.credential_env, &vendor.credential_file) {
-        (Some(variable), _) => {
-            format!("vendor {name} has no credential yet: set {variable} for the first start")
-        }
-        (None, Some(path)) => format!("vendor {name} has no credential yet: write it to {}", path.display()),
-        (None, None) => {
-            format!("vendor {name} has no credential yet: `keybrake vendor set {name}` gives it one")
-        }
-    }
-}
-
-/// The credential of the environment or the file (rule Q27); `None` where neither is there.
-fn given_credential(vendor: &config::Vendor) -> anyhow::Result<Option<Secret>> {
-    let name = &vendor.name;
-    let bytes = match (&vendor.credential_env, &vendor.credential_file) {
-        (Some(variable), _) => std::env::var_os(variable).map(std::ffi::OsString::into_encoded_bytes),
-        (None, Some(path)) if path.exists() => Some(
-            std::fs::read(path)
-                .with_context(|| format!("vendor {name}: credential_file {}", path.display()))?,
-        ),
-        (None, Some(_) | None) => None,
-    };
-    let Some(secret) = bytes.map(Secret::new) else { return Ok(None) };
-    let trimmed = secret.expose().trim_ascii();
-    if trimmed.is_empty() {
-        return Ok(None);
-    }
-    if !trimmed.iter().all(u8::is_ascii_graphic) {
-        bail!("vendor {name}: its credential holds blanks or control characters; give the bare secret");
-    }
-    Ok(Some(Secret::new(trimmed.to_vec())))
 }
 
 /// Holds what another process has admitted, before this one admits anything.

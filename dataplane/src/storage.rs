@@ -27,7 +27,7 @@ pub(crate) use format::{SCHEMA, StoredCredential};
 pub(crate) use handle::{StorageHandle, start};
 pub(crate) use resolve::{NoDoubt, Resolution, Resolved, Verdict};
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::path::Path;
 use std::sync::Arc;
 
@@ -40,6 +40,9 @@ use self::batch::{Batch, Change, Family};
 use self::books::Stored;
 use self::writer::{Sink, Wal};
 use crate::marks::{Last, Marks};
+
+/// Sealed credentials by vendor, each with its account.
+pub(crate) type Others = HashMap<String, Vec<(String, StoredCredential)>>;
 use crate::registry::KeyRecord;
 
 const MASTER_CHECK: &[u8] = b"master_check";
@@ -216,6 +219,20 @@ impl Store {
         let all = self.read_all(Family::Credentials, decode)?;
         let of_vendor = all.into_iter().filter(|((of, _), _)| of == vendor);
         Ok(of_vendor.map(|((_, account), stored)| (account, stored)).collect())
+    }
+
+    /// The sealed credentials of all vendors but these.
+    pub(crate) fn credentials_of_others(&self, named: &[String]) -> Result<Others, StoreError> {
+        let decode = |key: &[u8], value: &[u8]| {
+            Some((format::decode_credential_key(key)?, format::decode_credential(value)?))
+        };
+        let mut others = Others::new();
+        for ((vendor, account), stored) in self.read_all(Family::Credentials, decode)? {
+            if !named.contains(&vendor) {
+                others.entry(vendor).or_default().push((account, stored));
+            }
+        }
+        Ok(others)
     }
 
     /// Stores a sealed credential over the one before; on disk when it returns.

@@ -6,8 +6,10 @@
 mod check;
 mod operation;
 mod overrides;
+mod reload;
 
 pub use operation::{BodyForm, Cost, Operation};
+pub use reload::{Class, FIELDS, Field, Reload, VENDOR_FIELDS};
 
 use std::fmt;
 use std::net::SocketAddr;

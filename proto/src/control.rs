@@ -4,6 +4,7 @@
 //! requests one after the other, each answered before the next is read. The socket file's mode is
 //! the authentication: whoever may open it is the operator.
 
+mod config;
 mod revoke;
 mod vendors;
 
@@ -16,6 +17,7 @@ use crate::handover::TakeOver;
 use crate::key::KeyId;
 use crate::money::{Micros, usd};
 use crate::policy::{KeyChange, KeySpec, Restrictions, Rule};
+pub use config::{ConfigState, ConfigView};
 pub use revoke::{
     NotARevoke, REVOKE_IDS_MAX, REVOKED_IDS_MAX, Revoke, RevokeSpec, Revoked, SPOOL_BYTES_MAX, SPOOL_NAME,
     SPOOL_SUFFIX, Selector, SpoolDamaged, Spooled,
@@ -51,6 +53,10 @@ pub enum Request {
         /// What changes.
         change: Box<KeyChange>,
     },
+    /// What is configured; answered by [`Reply::Config`].
+    Config,
+    /// Reads the configuration again; answered by [`Reply::Config`] once every worker serves by it.
+    ReloadConfig,
     /// The vendors and their accounts; answered by [`Reply::Vendors`].
     Vendors,
     /// Seals a vendor's credential, a first one or another; answered by [`Reply::CredentialSet`] once it is durable and
@@ -111,6 +117,8 @@ pub enum Reply {
         /// before.
         late_workers: Vec<usize>,
     },
+    /// To [`Request::Config`] and [`Request::ReloadConfig`].
+    Config(Box<ConfigView>),
     /// To [`Request::Vendors`].
     Vendors(Vec<VendorView>),
     /// To [`Request::SetCredential`].
@@ -332,6 +340,9 @@ pub struct Status {
     pub vendors: Vec<String>,
     /// Keys, revoked and expired ones included.
     pub keys: usize,
+    /// What became of the configuration since it was read.
+    #[serde(default)]
+    pub config: ConfigState,
     /// What the guard of the day sees.
     pub clock: ClockView,
     /// Counters by name, as in `/metrics`.

@@ -106,6 +106,11 @@ impl Process {
         self.signal(libc::SIGUSR2);
     }
 
+    /// Asks it to read its configuration again.
+    pub fn hang_up(&mut self) {
+        self.signal(libc::SIGHUP);
+    }
+
     /// Asks it to stop and waits until it has; answers its exit code.
     pub fn stop(&mut self) -> i32 {
         self.terminate();

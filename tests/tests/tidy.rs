@@ -26,7 +26,7 @@ const LAYERS: [&[&str]; 21] = [
     &["upstream"],
     &["shard"],
     &["heir"],
-    &["hold", "recovery"],
+    &["hold", "recovery", "open_vendor", "settings"],
     &["journal"],
     &["storage", "pool"],
     &["downstream", "registry"],
@@ -35,7 +35,7 @@ const LAYERS: [&[&str]; 21] = [
     &["resolve", "deadline", "metrics", "lease", "tokens"],
     &["rt", "mailbox"],
     &["seal", "clock"],
-    &["marks", "progress", "descriptors"],
+    &["marks", "progress", "descriptors", "source"],
 ];
 
 fn root() -> PathBuf {

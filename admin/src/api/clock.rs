@@ -33,6 +33,7 @@ async fn ask(api: &Api, request: &Request) -> Result<Json<ClockView>, ApiError> 
         | Reply::Key(_)
         | Reply::Revoked(_)
         | Reply::Doubts(_)
+        | Reply::Config(_)
         | Reply::DoubtResolved(_) => Err(ControlError::Unexpected.into()),
     }
 }

@@ -42,6 +42,7 @@ pub(super) async fn list(State(api): State<Arc<Api>>) -> Result<Json<Doubts>, Ap
         | Reply::Key(_)
         | Reply::Revoked(_)
         | Reply::Clock(_)
+        | Reply::Config(_)
         | Reply::DoubtResolved(_) => Err(ControlError::Unexpected.into()),
     }
 }
@@ -71,6 +72,7 @@ async fn resolve(api: &Api, id: String, charge_usd: Option<Micros>) -> Result<Js
         | Reply::Issued { .. }
         | Reply::Changed { .. }
         | Reply::Vendors(_)
+        | Reply::Config(_)
         | Reply::CredentialSet(_)
         | Reply::Keys { .. }
         | Reply::Key(_)

@@ -7,7 +7,7 @@ use axum::extract::State;
 use axum::http::header::CONTENT_TYPE;
 use axum::http::{HeaderName, StatusCode};
 use axum::response::IntoResponse;
-use keybrake_proto::control::{ClockState, ClockView, Reply, Request, Status};
+use keybrake_proto::control::{ClockState, ClockView, ConfigState, Reply, Request, Status};
 use serde::Serialize;
 
 use super::Api;
@@ -28,6 +28,7 @@ impl Api {
             | Reply::Revoked(_)
             | Reply::Clock(_)
             | Reply::Doubts(_)
+            | Reply::Config(_)
             | Reply::DoubtResolved(_) => Err(ControlError::Unexpected.into()),
         }
     }
@@ -91,6 +92,7 @@ struct Running {
     workers: usize,
     vendors: Vec<String>,
     keys: usize,
+    config: ConfigState,
     clock: ClockView,
 }
 
@@ -119,6 +121,7 @@ pub(super) async fn healthz(State(api): State<Arc<Api>>) -> Json<impl Serialize>
                 workers: status.workers,
                 vendors: status.vendors,
                 keys: status.keys,
+                config: status.config,
                 clock: status.clock,
             }),
         },

@@ -285,6 +285,7 @@ pub(super) fn unexpected(reply: Reply) -> ApiError {
         | Reply::Revoked(_)
         | Reply::Clock(_)
         | Reply::Doubts(_)
+        | Reply::Config(_)
         | Reply::DoubtResolved(_) => ControlError::Unexpected.into(),
     }
 }

@@ -1,10 +1,9 @@
-//! `keybrake status`, `keybrake config …` and `keybrake token`.
+//! `keybrake status` and `keybrake token`.
 
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use clap::{Args, Subcommand};
-use keybrake_proto::config::Config;
+use clap::Args;
 use serde_json::{Value, json};
 
 use super::client::Client;
@@ -12,19 +11,6 @@ use super::{Connection, Invocation, print, print_json, table};
 use crate::config;
 use crate::failure::Failure;
 use crate::token::{self, TOKEN_ENV};
-
-#[derive(Debug, Subcommand)]
-pub(super) enum ConfigCommand {
-    /// Read the configuration as every process does, and say what is wrong with it.
-    #[command(
-        after_help = "Examples:\n  keybrake config check\n  keybrake config check other.toml --json\n\nThe exit \
-                            status is 2 if the configuration cannot be used."
-    )]
-    Check {
-        /// The file [default: that of --config].
-        file: Option<PathBuf>,
-    },
-}
 
 #[derive(Debug, Args)]
 pub(super) struct TokenArguments {
@@ -46,6 +32,7 @@ pub(super) fn status(invocation: &Invocation<'_>, connection: &Connection) -> Re
             ("admin", format!("up {}, version {}", elapsed(&health), text(&health, "version"))),
             ("dataplane", dataplane(health.get("dataplane").unwrap_or(&Value::Null))),
             ("agents", agents(health.get("dataplane").unwrap_or(&Value::Null))),
+            ("config", configuration(health.pointer("/dataplane/config").unwrap_or(&Value::Null))),
             ("clock", clock(health.pointer("/dataplane/clock").unwrap_or(&Value::Null))),
             ("audit", audit(health.get("audit").unwrap_or(&Value::Null))),
         ]))?;
@@ -109,6 +96,13 @@ fn clock(part: &Value) -> String {
     }
 }
 
+fn configuration(part: &Value) -> String {
+    match serde_json::from_value(part.clone()) {
+        Ok(state) => super::config::summary(&state),
+        Err(_) => "-".to_owned(),
+    }
+}
+
 fn elapsed(part: &Value) -> String {
     let seconds = number(part, "uptime_s");
     let whole = |unit: u64| seconds.checked_div(unit).unwrap_or_default();
@@ -118,36 +112,6 @@ fn elapsed(part: &Value) -> String {
         7200..172_800 => format!("{} h", whole(3600)),
         _ => format!("{} days", whole(86_400)),
     }
-}
-
-/// `keybrake config …`.
-pub(super) fn config(invocation: &Invocation<'_>, command: &ConfigCommand) -> Result<ExitCode, Failure> {
-    let ConfigCommand::Check { file } = command;
-    let path = file.as_deref().unwrap_or(invocation.config);
-    let config = config::load(path)?;
-    config::load_prices(&config)?;
-    if invocation.json {
-        print_json(&json!({
-            "ok": true,
-            "proxy_listen": config.proxy.listen,
-            "admin_listen": config.admin.listen,
-            "data_dir": config.data.dir,
-            "vendors": config.vendor_names(),
-        }))?;
-    } else {
-        print(&checked(&config))?;
-    }
-    Ok(ExitCode::SUCCESS)
-}
-
-fn checked(config: &Config) -> String {
-    let facts = table::pairs(&[
-        ("agents", format!("http://{}", config.proxy.listen)),
-        ("admin", format!("http://{}", config.admin.listen)),
-        ("data", config.data.dir.display().to_string()),
-        ("vendors", config.vendor_names().join(", ")),
-    ]);
-    format!("configuration is fine\n{facts}")
 }
 
 /// `keybrake token`: where it is, and the secret itself only where asked.

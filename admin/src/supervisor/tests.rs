@@ -13,7 +13,13 @@ fn script(dir: &Path, script: &'static str) -> Program {
         command
     };
     let restart = Restart::OneBehindTheOther;
-    Program { name: "script", command: Box::new(command), stop_within: Duration::from_secs(30), restart }
+    Program {
+        name: "script",
+        command: Box::new(command),
+        stop_within: Box::new(|| Duration::from_secs(30)),
+        restart,
+        reloads: never(),
+    }
 }
 
 /// Nobody asks for a restart.
@@ -146,7 +152,7 @@ async fn a_child_that_does_not_end_is_killed_when_its_time_is_over_or_at_once_if
     {
         let dir = tempfile::tempdir().unwrap();
         let stubborn = "trap '' TERM; echo $$ > started; while :; do sleep 0.05; done";
-        let program = Program { stop_within, ..script(dir.path(), stubborn) };
+        let program = Program { stop_within: Box::new(move || stop_within), ..script(dir.path(), stubborn) };
         let (orders, ordered) = watch::channel(Order::Run);
         let keeper = tokio::spawn(keep(program, ordered));
         let pid = appears(dir.path().join("started")).await;
@@ -170,10 +176,33 @@ async fn a_child_has_a_process_group_of_its_own() {
     assert_eq!(keeper.await.unwrap(), Ok(()));
 }
 
+fn config() -> Config {
+    let text =
+        "[[vendor]]\nname = \"stripe\"\nbase_url = \"https://api.stripe.com\"\ncredential_env = \"STRIPE\"";
+    Config::parse(text, std::iter::empty()).unwrap()
+}
+
+#[tokio::test]
+async fn q30_a_wish_to_read_the_configuration_again_is_passed_on() {
+    let dir = tempfile::tempdir().unwrap();
+    let listens =
+        "trap 'echo heard > heard' HUP; trap 'exit 0' TERM; echo $$ > started; while :; do sleep 0.05; done";
+    let (wish, reloads) = watch::channel(0);
+    let program = Program { reloads, ..script(dir.path(), listens) };
+    let (orders, ordered) = watch::channel(Order::Run);
+    let keeper = tokio::spawn(keep(program, ordered));
+    let pid = appears(dir.path().join("started")).await;
+    wish.send_replace(1);
+    appears(dir.path().join("heard")).await;
+    assert_eq!(appears(dir.path().join("started")).await, pid, "the same one");
+    orders.send_replace(Order::Stop);
+    assert_eq!(keeper.await.unwrap(), Ok(()));
+}
+
 #[tokio::test]
 async fn a_missing_executable_says_where_it_was_looked_for() {
     let own = Path::new("/nowhere/keybrake");
-    let mut program = dataplane(own, Path::new("keybrake.toml"), GRACE);
+    let mut program = dataplane(own, Path::new("keybrake.toml"), &config(), never());
     program.command = Box::new(|| Command::new("/nowhere/keybrake-dataplane"));
     let (_orders, ordered) = watch::channel(Order::Run);
     let Err(Hopeless::NotFound(problem)) = keep(program, ordered).await else { panic!("it was found") };
@@ -182,15 +211,12 @@ async fn a_missing_executable_says_where_it_was_looked_for() {
 
 #[test]
 fn q27_only_the_dataplane_gets_credentials_and_only_the_admin_process_the_token() {
-    let text =
-        "[[vendor]]\nname = \"stripe\"\nbase_url = \"https://api.stripe.com\"\ncredential_env = \"STRIPE\"";
-    let config = Config::parse(text, std::iter::empty()).unwrap();
     let removed = |program: &Program| -> Vec<String> {
         let command = (program.command)();
         let changes = command.as_std().get_envs().filter(|(_, value)| value.is_none());
         changes.map(|(name, _)| name.to_string_lossy().into_owned()).collect()
     };
     let (own, path) = (Path::new("/nowhere/keybrake"), Path::new("keybrake.toml"));
-    assert_eq!(removed(&dataplane(own, path, GRACE)), [TOKEN_ENV]);
-    assert_eq!(removed(&admin(own.to_owned(), path, &config, GRACE)), ["STRIPE"]);
+    assert_eq!(removed(&dataplane(own, path, &config(), never())), [TOKEN_ENV]);
+    assert_eq!(removed(&admin(own.to_owned(), path, &config(), never())), ["STRIPE"]);
 }

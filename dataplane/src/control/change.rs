@@ -75,7 +75,10 @@ impl Control {
             .map_err(|error| refused(400, "invalid_field", Some(&error.field), error.problem))?;
         // One that was issued before the bounds may still be given another label.
         if policy != before.policy {
-            self.bounds
+            self.settings
+                .load()
+                .config
+                .issue
                 .judge(&policy, now)
                 .map_err(|error| refused(400, "invalid_field", Some(&error.field), error.problem))?;
         }

@@ -97,6 +97,7 @@ fn ask(socket: &Path, revoke: &Revoke) -> Result<Box<Revoked>, Fault> {
         | Reply::Key(_)
         | Reply::Clock(_)
         | Reply::Doubts(_)
+        | Reply::Config(_)
         | Reply::DoubtResolved(_) => {
             Err(Fault::Refused("the dataplane gave another answer; are both of one version?".to_owned()))
         }

@@ -34,11 +34,12 @@ impl Control {
             Err(refusal) => return refusal,
         };
         let above = parent.as_ref().map(|parent| parent.record());
+        let settings = self.settings.load_full();
         let policy = match &above {
-            None => spec.policy(&self.vendors, now),
+            None => spec.policy(&settings.config.vendor_names(), now),
             Some(above) => spec.child_policy(&above.policy, now),
         };
-        let policy = policy.and_then(|policy| self.bounds.judge(&policy, now).map(|()| policy));
+        let policy = policy.and_then(|policy| settings.config.issue.judge(&policy, now).map(|()| policy));
         let policy = match policy {
             Ok(policy) => policy,
             Err(error) => return refused(400, "invalid_field", Some(&error.field), error.problem),
@@ -120,7 +121,7 @@ impl Control {
             }
         };
         let above = parent.chain().skip(1).count();
-        if !self.bounds.allows_below(above) {
+        if !self.settings.load().config.issue.allows_below(above) {
             return refuse(format!("has {above} keys above it, so none may be below it"));
         }
         if self.keys.open_children(parent.id, seen) >= OPEN_CHILDREN_MAX {

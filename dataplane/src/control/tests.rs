@@ -4,6 +4,8 @@ use std::path::PathBuf;
 use std::sync::atomic::AtomicU32;
 
 use keybrake_proto::catalog::Catalog;
+use keybrake_proto::catalog::book::PriceBook;
+use keybrake_proto::config::Config;
 use keybrake_proto::control::{Revoke, Revoked, Selector};
 use keybrake_proto::http1::Method;
 use keybrake_proto::key::{KeyDigest, KeyId};
@@ -16,7 +18,8 @@ use super::*;
 use crate::progress;
 use crate::registry::{Epoch, KeyEntry, KeyRecord};
 use crate::seal::MasterKey;
-use crate::storage::{self, Store};
+use crate::source::Source;
+use crate::storage::{self, Others, Store};
 
 struct Directory(PathBuf);
 
@@ -65,6 +68,13 @@ fn entry(number: u8, parent: Option<&Arc<KeyEntry>>) -> Arc<KeyEntry> {
     Arc::new(KeyEntry::new(record, Opening::new(Day::new(1)), Micros::ZERO, parent.map(Arc::clone)))
 }
 
+fn settings() -> Settings {
+    let text = "[[vendor]]\nname = \"stripe\"\nbase_url = \"https://api.stripe.com\"\n";
+    let config = Config::parse(text, std::iter::empty()).unwrap();
+    let book = PriceBook::load(&config.prices, |path| fs::read_to_string(path)).unwrap();
+    Settings::new(config, Vec::new(), Arc::new(book), 1)
+}
+
 fn control(directory: &Directory, shards: usize, keys: &[Arc<KeyEntry>]) -> Control {
     let (master, _) = MasterKey::load_or_create(&directory.0.join("master.key")).unwrap();
     let store = Store::open(&directory.0.join("store")).unwrap();
@@ -78,9 +88,11 @@ fn control(directory: &Directory, shards: usize, keys: &[Arc<KeyEntry>]) -> Cont
         digester: master.digester(),
         master,
         lease: Lease::new(),
-        vendors: Vec::new(),
-        upstreams: Vec::new(),
-        bounds: IssueBounds::default(),
+        settings: ArcSwap::from_pointee(settings()),
+        reloads: Reloads::new(
+            Source { path: directory.0.join("keybrake.toml"), driver: None },
+            Others::new(),
+        ),
         proxy_listen: String::new(),
         kernel: Kernel::Epoll,
         started: Instant::now(),

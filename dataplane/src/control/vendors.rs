@@ -29,7 +29,8 @@ impl Control {
             accounts: vendor.credentials().into_iter().map(account).collect(),
         };
         // Once, whatever its hosts.
-        let main = self.upstreams.iter().filter(|vendor| vendor.label.is_none());
+        let settings = self.settings.load_full();
+        let main = settings.vendors.iter().filter(|vendor| vendor.label.is_none());
         Reply::Vendors(main.map(view).collect())
     }
 
@@ -37,7 +38,14 @@ impl Control {
     pub(super) fn account_exists(&self, policy: &Policy) -> Result<(), Reply> {
         let Policy { vendor, account, .. } = policy;
         let has_it = |upstream: &&Arc<Vendor>| upstream.config.name == *vendor;
-        if self.upstreams.iter().find(has_it).is_some_and(|upstream| upstream.credential(account).is_some()) {
+        if self
+            .settings
+            .load()
+            .vendors
+            .iter()
+            .find(has_it)
+            .is_some_and(|upstream| upstream.credential(account).is_some())
+        {
             return Ok(());
         }
         let message = format!(
@@ -51,8 +59,11 @@ impl Control {
     /// the one before, and says that nothing is being sent with it.
     pub(super) fn set_credential(&self, spec: &CredentialSpec) -> Reply {
         let CredentialSpec { vendor, account, credential, only } = spec;
-        let Some(upstream) = self.upstreams.iter().find(|upstream| upstream.config.name == *vendor) else {
-            let message = format!("is not configured; configured: {}", self.vendors.join(", "));
+        let _one = self.changes.lock().unwrap_or_else(PoisonError::into_inner);
+        let settings = self.settings.load_full();
+        let Some(upstream) = settings.vendors.iter().find(|upstream| upstream.config.name == *vendor) else {
+            let names = settings.config.vendor_names().join(", ");
+            let message = format!("is not configured; configured: {names}");
             return refused(404, "no_such_vendor", Some("vendor"), message);
         };
         if !is_account_name(account) {
@@ -65,7 +76,6 @@ impl Control {
             let message = "must be the bare secret: 1 to 4096 visible ASCII characters";
             return refused(400, "invalid_field", Some("credential"), message);
         }
-        let _one = self.changes.lock().unwrap_or_else(PoisonError::into_inner);
         let before = upstream.credential(account);
         match (&before, only) {
             (Some(_), Some(Only::New)) => {

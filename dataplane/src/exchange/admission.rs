@@ -27,6 +27,7 @@ use crate::hold::Hold;
 use crate::pacing::{self, Taken, Turn};
 use crate::pool::{Credential, Pool};
 use crate::registry::{Epoch, KeyEntry, KeyRecord};
+use crate::settings::Current;
 use crate::shard::Shard;
 use crate::tokens::TooFast;
 use crate::upstream::{self, Admitted, Fault, Outgoing, Reply};
@@ -39,7 +40,8 @@ pub(super) struct Target {
     entry: Arc<KeyEntry>,
     /// Of the policy that allowed it.
     epoch: Epoch,
-    pool: usize,
+    pool: Rc<Pool>,
+    pool_number: usize,
     operation: Option<&'static Operation>,
     unlisted_reads: UnlistedReads,
     method: Method,
@@ -48,15 +50,13 @@ pub(super) struct Target {
 }
 
 impl Target {
-    pub(super) fn pool<'a>(&self, shard: &'a Shard) -> &'a Pool {
-        // The index was taken from this very list, which never changes.
-        #[expect(clippy::indexing_slicing, reason = "an index of the same list")]
-        &shard.pools[self.pool]
+    pub(super) fn pool(&self) -> &Pool {
+        &self.pool
     }
 
     /// What its calls are sent with now.
-    pub(super) fn credential(&self, shard: &Shard) -> Result<Arc<Credential>, Fault> {
-        let credential = self.pool(shard).vendor.credential(&self.entry.vendor_account);
+    pub(super) fn credential(&self) -> Result<Arc<Credential>, Fault> {
+        let credential = self.pool.vendor.credential(&self.entry.vendor_account);
         credential.ok_or_else(|| Fault::Unreachable(io::Error::other("its account has no credential")))
     }
 
@@ -65,9 +65,9 @@ impl Target {
         self.epoch
     }
 
-    /// The number of the pool.
+    /// The number of the pool, the same as long as the process runs.
     pub(super) fn pool_number(&self) -> usize {
-        self.pool
+        self.pool_number
     }
 
     /// The key.
@@ -75,8 +75,8 @@ impl Target {
         &self.entry
     }
 
-    pub(super) fn vendor(&self, shard: &Shard) -> &'static Catalog {
-        self.pool(shard).vendor.catalog
+    pub(super) fn vendor(&self) -> &'static Catalog {
+        self.pool.vendor.catalog
     }
 
     /// The canonical path in the path that arrived.
@@ -101,7 +101,7 @@ pub(super) fn recognize(
     trace: &mut Trace,
 ) -> Result<(Target, Permit), Deny> {
     let (head, input) = (agent.head(), agent.input());
-    let Some(entry) = find_key(shard, agent) else {
+    let Some(entry) = find_key(shard, agent, &trace.current) else {
         shard.metrics.wrong_keys.add(1);
         return Err(Deny::Unauthorized);
     };
@@ -123,13 +123,15 @@ pub(super) fn recognize(
         }
     };
     let is_own = vendor == record.policy.vendor.as_bytes();
-    let catalog = catalog_of(shard, vendor).filter(|_| is_own).ok_or(Deny::Vendor)?;
+    let catalog = catalog_of(&trace.current, vendor).filter(|_| is_own).ok_or(Deny::Vendor)?;
     let label = catalog.label(path);
     let call = catalog.recognize(head.method(), path);
     trace.called(catalog, &call);
     let label = label.map_err(|problem| Deny::Malformed { status: 400, problem: problem.into() })?;
     let leads_to = |pool: &Pool| pool.vendor.config.name.as_bytes() == vendor && pool.vendor.label == label;
-    let pool = shard.pools.iter().position(leads_to).ok_or(Deny::Vendor)?;
+    let mut pools = trace.current.pools.iter().enumerate();
+    let (pool_number, pool) = pools.find(|(_, pool)| leads_to(pool)).ok_or(Deny::Vendor)?;
+    let pool = Rc::clone(pool);
     if head.is_get_with_body() && !catalog.drops_empty_bodies {
         return Err(get_with_body());
     }
@@ -140,7 +142,8 @@ pub(super) fn recognize(
     let permit =
         judge_account(agent, catalog, &entry).and_then(|()| entry.permit(&call)).map_err(refused_by)?;
     let Call { method, operation, unlisted_reads, .. } = call;
-    Ok((Target { entry, epoch, pool, operation, unlisted_reads, method, path_bytes: path.len() }, permit))
+    let path_bytes = path.len();
+    Ok((Target { entry, epoch, pool, pool_number, operation, unlisted_reads, method, path_bytes }, permit))
 }
 
 /// Refuses a header that switches the account, unless every policy of the chain names that very account (rule A4). One
@@ -170,8 +173,8 @@ pub(super) fn keep_rate(target: &Target, trace: &Trace) -> Result<(), Deny> {
 }
 
 /// The catalog of a configured vendor.
-fn catalog_of(shard: &Shard, vendor: &[u8]) -> Option<&'static Catalog> {
-    let pool = shard.pools.iter().find(|pool| pool.vendor.config.name.as_bytes() == vendor)?;
+fn catalog_of(current: &Current, vendor: &[u8]) -> Option<&'static Catalog> {
+    let pool = current.pools.iter().find(|pool| pool.vendor.config.name.as_bytes() == vendor)?;
     Some(pool.vendor.catalog)
 }
 
@@ -180,11 +183,11 @@ fn get_with_body() -> Deny {
 }
 
 /// The key in the vendor's credential slot; `None` for one that is unknown or malformed.
-fn find_key(shard: &Shard, agent: &Downstream) -> Option<Arc<KeyEntry>> {
+fn find_key(shard: &Shard, agent: &Downstream, current: &Current) -> Option<Arc<KeyEntry>> {
     let (head, input) = (agent.head(), agent.input());
     let mut scratch = [0; 512];
     let slot = match route(head.path(input)) {
-        Ok(Route::Vendor { mount, .. }) => catalog_of(shard, mount).map(|catalog| &catalog.slot),
+        Ok(Route::Vendor { mount, .. }) => catalog_of(current, mount).map(|catalog| &catalog.slot),
         Ok(Route::Bare { .. } | Route::Keys | Route::Live | Route::Ready) | Err(_) => None,
     };
     let text = match slot {
@@ -224,7 +227,7 @@ pub(super) fn judge(
 /// wait, and [`admit`] decides everything anew behind it. Once something is held there is no wait but for the disk and
 /// the vendor.
 pub(super) async fn pace(shard: &Rc<Shard>, target: &Target) -> Result<Taken, Deny> {
-    let credential = target.pool(shard).vendor.credential(&target.entry.vendor_account);
+    let credential = target.pool().vendor.credential(&target.entry.vendor_account);
     let Some(pacer) = credential.as_ref().and_then(|credential| credential.pacer.as_ref()) else {
         return Ok(Taken::free());
     };
@@ -254,7 +257,7 @@ fn price(
     let per_call_max = target.entry.max_usd_per_call();
     let (bound, today) = (target.entry.bound(), shard.today());
     let unpriced_hold = target.entry.unpriced_hold();
-    let terms = Terms { bound, per_call_max: unpriced_hold, book: &shard.book, today };
+    let terms = Terms { bound, per_call_max: unpriced_hold, book: &trace.current.settings.book, today };
     let request = priced(agent, target);
     trace.quote = price::quote(target.price(), request, ground.known, &terms).map_err(unquoted)?;
     trace.held = trace.quote.amount;
@@ -446,12 +449,12 @@ pub(super) async fn forward(
     now: Instant,
 ) -> Result<Reply, Fault> {
     let (head, input) = (agent.head(), agent.input());
-    let pool = target.pool(shard);
+    let pool = target.pool();
     let canonical = target.path(head.path(input));
     // The one place where what is sent is not what arrived: the account is the credential's, and a label is in the name
     // of its host.
     let vendor = &pool.vendor;
-    let credential = target.credential(shard)?;
+    let credential = target.credential()?;
     let replaced = credential.sid.as_deref().and_then(|sid| vendor.catalog.with_account(canonical, sid));
     let label = vendor.label.filter(|_| vendor.drops_label);
     let unlabeled = label.and_then(|label| canonical.strip_prefix(b"/")?.strip_prefix(label.as_bytes()));

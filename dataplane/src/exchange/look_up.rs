@@ -46,7 +46,7 @@ pub(super) async fn prepare(
     target: &Target,
     trace: &Trace,
 ) -> Result<Ground, Deny> {
-    let identity = admission::identify(agent, target, target.vendor(shard));
+    let identity = admission::identify(agent, target, target.vendor());
     let request = admission::priced(agent, target);
     let (price, bound) = (target.price(), target.entry().bound());
     let acting = price::acts_on(price, request).map_err(admission::unquoted)?;
@@ -81,21 +81,21 @@ async fn look_up(
     acting: &Acting,
 ) -> Result<LookedUp, Deny> {
     let path = acting.path();
-    let call = target.vendor(shard).recognize(Method::Get, path.as_bytes());
+    let call = target.vendor().recognize(Method::Get, path.as_bytes());
     let row = trace.look_up(agent, &call);
     let (admitted, intent) = admit(shard, permit, target, &row)?;
     let (head, input) = (agent.head(), agent.input());
     // On the account that the call acts on, which the policy has allowed.
-    let passed = FIELDS.iter().chain(target.vendor(shard).account_fields);
+    let passed = FIELDS.iter().chain(target.vendor().account_fields);
     let is_passed = |name: &[u8]| passed.clone().any(|field| field.as_bytes().eq_ignore_ascii_case(name));
     let fields: Vec<(&[u8], &[u8])> =
         head.fields(input).filter(|(name, _)| is_passed(name) && !head.drops(input, name)).collect();
     let line = encode::RequestLine { method: Method::Get, path: path.as_bytes(), query: None };
     let began = Instant::now();
-    let replied = match target.credential(shard) {
+    let replied = match target.credential() {
         Ok(credential) => {
             let outgoing = Outgoing { credential: &credential, line, fields: &fields, body: None };
-            upstream::forward(shard, target.pool(shard), &admitted, &outgoing, began).await
+            upstream::forward(shard, target.pool(), &admitted, &outgoing, began).await
         }
         Err(fault) => Err(fault),
     };
@@ -113,7 +113,7 @@ async fn look_up(
     shard.journal.outcome(Some(intent), journal::End::Booked, ended.bookings, Some(ended.fate), &row);
     let reply = replied.map_err(|fault| refusal(shard, target, &fault))?;
     let found = judge(acting, &reply);
-    reply.finish(target.pool(shard));
+    reply.finish(target.pool());
     found
 }
 
@@ -163,7 +163,7 @@ fn refusal(shard: &Shard, target: &Target, fault: &Fault) -> Deny {
         Fault::Draining => Deny::Draining,
         Fault::Blind => Deny::ControlUnavailable,
         Fault::Unreachable(error) => {
-            shard.complain(target.vendor(shard).name, error);
+            shard.complain(target.vendor().name, error);
             Deny::VendorUnreachable
         }
         Fault::TimedOut | Fault::Dropped | Fault::Broken => Deny::Object(ObjectFault::Unread),

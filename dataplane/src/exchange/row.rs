@@ -1,5 +1,6 @@
 //! What is known of an exchange, and its audit row.
 
+use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -7,6 +8,7 @@ use keybrake_proto::audit::{AuditRow, Outcome};
 use keybrake_proto::catalog::currency::Currency;
 use keybrake_proto::catalog::price::{self, Quote};
 use keybrake_proto::catalog::{Call, Catalog, Operation};
+use keybrake_proto::config::Proxy;
 use keybrake_proto::context::Context;
 use keybrake_proto::deny::Deny;
 use keybrake_proto::http1::Method;
@@ -18,6 +20,7 @@ use keybrake_proto::time::UnixMicros;
 use crate::downstream::Downstream;
 use crate::hold::Ended;
 use crate::registry::KeyRecord;
+use crate::settings::Current;
 use crate::shard::Shard;
 use crate::upstream::Reply;
 
@@ -34,6 +37,8 @@ pub(super) struct Trace {
     pub(super) intent: Option<IntentId>,
     /// What is held for it, or would be if it fitted.
     pub(super) held: Micros,
+    /// What the configuration said when its head had arrived: it holds for the whole request.
+    pub(super) current: Rc<Current>,
     ts: UnixMicros,
     began: Instant,
     sent: Option<Instant>,
@@ -95,6 +100,11 @@ impl Ending {
 }
 
 impl Trace {
+    /// The limits towards its agent.
+    pub(super) fn proxy(&self) -> &Proxy {
+        self.current.proxy()
+    }
+
     /// A request whose head has just arrived.
     pub(super) fn begin(shard: &Shard) -> Trace {
         Trace {
@@ -102,6 +112,7 @@ impl Trace {
             quote: Quote::default(),
             intent: None,
             held: Micros::ZERO,
+            current: shard.current(),
             ts: shard.now(),
             began: Instant::now(),
             sent: None,

@@ -1,23 +1,51 @@
 //! What is asked of the machine for the whole process: signals, limits, randomness.
 
+use std::fs::File;
 use std::io;
+use std::sync::Arc;
 
 use anyhow::anyhow;
 use crossbeam_channel::{Receiver, Sender, bounded};
 use ring::rand::{SecureRandom as _, SystemRandom};
-use signal_hook::consts::{SIGINT, SIGTERM};
+use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 
-/// Signals as a channel, so that they can be waited for beside other things.
-pub(super) fn signals() -> io::Result<Receiver<i32>> {
-    let mut signals = Signals::new([SIGTERM, SIGINT])?;
+use crate::control::Control;
+
+/// Signals as channels, so that they can be waited for beside other things: those that end the process, and SIGHUPs
+/// that ask for the configuration to be read again.
+pub(super) fn signals() -> io::Result<(Receiver<i32>, Receiver<i32>)> {
+    let mut signals = Signals::new([SIGTERM, SIGINT, SIGHUP])?;
     let (sender, receiver): (Sender<i32>, _) = bounded(8);
+    // One that waits stands for all that came since.
+    let (reload, reloads): (Sender<i32>, _) = bounded(1);
+    let had_terminal = has_terminal();
     std::thread::Builder::new().name("signals".to_owned()).spawn(move || {
         for signal in signals.forever() {
-            sender.try_send(signal).ok();
+            // A terminal that was closed ends what was started in it.
+            let is_reload = signal == SIGHUP && (!had_terminal || has_terminal());
+            let to = if is_reload { &reload } else { &sender };
+            to.try_send(signal).ok();
         }
     })?;
-    Ok(receiver)
+    Ok((receiver, reloads))
+}
+
+/// Whether there is a terminal that can be closed.
+fn has_terminal() -> bool {
+    File::open("/dev/tty").is_ok()
+}
+
+/// The thread that reads the configuration again at each signal; it says on standard error what came of it.
+pub(super) fn start_reloads(control: &Arc<Control>, hang_ups: Receiver<i32>) -> anyhow::Result<()> {
+    let control = Arc::clone(control);
+    let run = move || {
+        for _ in hang_ups {
+            drop(control.reload());
+        }
+    };
+    std::thread::Builder::new().name("reload".to_owned()).spawn(run)?;
+    Ok(())
 }
 
 /// No core dump and no debugger of the same user sees the credential (rule S1).

@@ -1,7 +1,5 @@
 //! What a dataplane does after another one has taken over (rule Q23).
 
-use std::time::Duration;
-
 use anyhow::anyhow;
 use crossbeam_channel::select;
 
@@ -12,7 +10,7 @@ use crate::shard::Message;
 impl Running {
     /// Finishes what runs, and tells the process that has taken over how it ends.
     pub(super) fn outlive(self, mut successor: Successor) -> anyhow::Result<()> {
-        let mut late = crossbeam_channel::after(Duration::from_secs(self.config.proxy.drain_timeout_s));
+        let mut late = crossbeam_channel::after(self.drain_timeout());
         let (mut left, mut is_cut, mut was_told) = (self.control.shards.len(), false, false);
         let mut told = successor.told.clone();
         while left > 0 {

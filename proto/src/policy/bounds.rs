@@ -19,7 +19,7 @@ pub struct IssueBounds {
     #[serde(with = "cap", skip_serializing_if = "Option::is_none")]
     pub total_usd_cap_max: Option<Micros>,
     /// The longest life in seconds, written as a text such as `30d`; a key must expire then.
-    #[serde(deserialize_with = "life", rename = "life_max", skip_serializing_if = "Option::is_none")]
+    #[serde(with = "life", rename = "life_max", skip_serializing_if = "Option::is_none")]
     pub life_max_s: Option<u64>,
     /// The vendors that keys may be for; absent: all that are configured.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -40,10 +40,25 @@ impl Default for IssueBounds {
     }
 }
 
-fn life<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<u64>, D::Error> {
-    let text = String::deserialize(deserializer)?;
-    let seconds = parse_duration_seconds(&text).filter(|seconds| *seconds > 0);
-    seconds.map(Some).ok_or_else(|| de::Error::custom("life_max must be a text such as \"12h\" or \"30d\""))
+/// A time as a text such as `30d`.
+mod life {
+    use super::{Deserialize, Deserializer, Serializer, de, parse_duration_seconds};
+
+    #[expect(clippy::ref_option, reason = "the shape that serde asks for")]
+    pub(super) fn serialize<S: Serializer>(life: &Option<u64>, serializer: S) -> Result<S::Ok, S::Error> {
+        match life {
+            Some(seconds) => serializer.serialize_str(&format!("{seconds}s")),
+            None => serializer.serialize_none(),
+        }
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<u64>, D::Error> {
+        let text = String::deserialize(deserializer)?;
+        let seconds = parse_duration_seconds(&text).filter(|seconds| *seconds > 0);
+        seconds
+            .map(Some)
+            .ok_or_else(|| de::Error::custom("life_max must be a text such as \"12h\" or \"30d\""))
+    }
 }
 
 /// An amount in TOML, whose numbers with a point are floats: a whole number, or a text.

@@ -3,9 +3,9 @@
 use std::path::Path;
 
 use keybrake_proto::control::{
-    self, AccountView, ClockState, ClockView, Counter, CredentialSet, DoubtResolved, DoubtView,
-    FRAME_HEADER_BYTES, KeyStatus, KeyView, Only, Refused, Reply, Request, Revoke, Revoked, Selector, Status,
-    VendorView,
+    self, AccountView, ClockState, ClockView, ConfigState, ConfigView, Counter, CredentialSet, DoubtResolved,
+    DoubtView, FRAME_HEADER_BYTES, KeyStatus, KeyView, Only, Refused, Reply, Request, Revoke, Revoked,
+    Selector, Status, VendorView,
 };
 use keybrake_proto::key::{self, KeyId};
 use keybrake_proto::money::Micros;
@@ -106,6 +106,12 @@ fn answer(request: Request, behavior: Behavior) -> Reply {
             field: Some("vendor".to_owned()),
             message: "is not configured; configured: stripe".to_owned(),
         }),
+        Request::Config | Request::ReloadConfig => Reply::Config(Box::new(ConfigView {
+            state: ConfigState::default(),
+            changed: vec!["proxy.idle_timeout_s".to_owned()],
+            late_workers: Vec::new(),
+            config: serde_json::json!({"proxy": {"workers": 2}}),
+        })),
         Request::Vendors => Reply::Vendors(vec![VendorView {
             name: "stripe".to_owned(),
             base_url: "https://api.stripe.com".to_owned(),
@@ -222,6 +228,7 @@ fn status(behavior: Behavior) -> Status {
         workers: 2,
         vendors: vec!["stripe".to_owned()],
         keys: 1,
+        config: ConfigState::default(),
         clock: clock(behavior),
         counters: vec![Counter {
             name: "keybrake_exchanges_total".to_owned(),
