@@ -13,6 +13,7 @@ mod issue;
 mod keys;
 mod revoke;
 mod spool;
+mod tls;
 mod vendors;
 
 use std::fs::{self, Permissions};
@@ -41,6 +42,7 @@ use crate::rt::Kernel;
 use crate::seal::{KeyDigester, MasterKey};
 use crate::shard::{Ack, Message};
 use crate::storage::StorageHandle;
+use crate::tls::AgentTls;
 pub(crate) use client::{Told, order};
 pub(crate) use doubts::start as start_doubts;
 pub(crate) use front::start;
@@ -76,6 +78,8 @@ pub(crate) struct Control {
     pub(crate) asked: Sender<Asked>,
     /// What the process before still runs.
     pub(crate) left: Left,
+    /// Absent: agents connect with plain HTTP.
+    pub(crate) agent_tls: Option<Arc<AgentTls>>,
 }
 
 /// What all shards said, as far as they did in time.
@@ -159,6 +163,7 @@ impl Control {
             vendors: self.vendors.clone(),
             keys: self.keys.count(),
             clock: self.clock.view(),
+            proxy_tls: self.agent_tls.as_deref().map(tls::view),
             counters: self.counters(),
         }
     }
@@ -215,6 +220,7 @@ impl Control {
             number("healthy", "gauge", "1 while the last write succeeded.", u64::from(storage.healthy)),
         ]);
         counters.extend(self.figures.counters());
+        counters.extend(self.agent_tls.iter().flat_map(|tls| tls::counters(tls)));
         counters
     }
 

@@ -32,6 +32,7 @@ use crate::registry::{KeyEntry, Registry};
 use crate::resolve::{ResolveError, ResolverHandle};
 use crate::rt::{self, Listener};
 use crate::seal::KeyDigester;
+use crate::tls::AgentTls;
 
 /// How long after a hand-over a connection may bring a request, to be told to come again.
 const IDLE_TICKS: u64 = TICKS_PER_SECOND;
@@ -131,6 +132,8 @@ pub(crate) struct Common {
     pub(crate) book: Arc<PriceBook>,
     /// What the process before still runs.
     pub(crate) left: Left,
+    /// Absent: agents connect with plain HTTP.
+    pub(crate) agent_tls: Option<Arc<AgentTls>>,
 }
 
 /// One worker's state.
@@ -150,6 +153,8 @@ pub(crate) struct Shard {
     pub(crate) objects: Arc<Objects>,
     /// What other currencies than USD are worth.
     pub(crate) book: Arc<PriceBook>,
+    /// What agents' connections begin with, if that is TLS.
+    pub(crate) agent_tls: Option<Arc<AgentTls>>,
     lease: Lease,
     resolver: ResolverHandle,
     mailbox: Mailbox<Message>,
@@ -199,6 +204,7 @@ impl Shard {
             memory: Arc::clone(&common.memory),
             objects: Arc::clone(&common.objects),
             book: Arc::clone(&common.book),
+            agent_tls: common.agent_tls.clone(),
             lease: common.lease.clone(),
             resolver: common.resolver.clone(),
             mailbox,
