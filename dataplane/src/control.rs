@@ -14,6 +14,7 @@ mod keys;
 mod reload;
 mod revoke;
 mod spool;
+mod tls;
 mod vendors;
 
 use std::fs::{self, Permissions};
@@ -42,6 +43,7 @@ use crate::seal::{KeyDigester, MasterKey};
 use crate::settings::Settings;
 use crate::shard::{Ack, Message};
 use crate::storage::StorageHandle;
+use crate::tls::AgentTls;
 pub(crate) use client::{Told, order};
 pub(crate) use doubts::start as start_doubts;
 pub(crate) use front::start;
@@ -78,6 +80,8 @@ pub(crate) struct Control {
     pub(crate) asked: Sender<Asked>,
     /// What the process before still runs.
     pub(crate) left: Left,
+    /// Absent: agents connect with plain HTTP.
+    pub(crate) agent_tls: Option<Arc<AgentTls>>,
 }
 
 /// What all shards said, as far as they did in time.
@@ -164,6 +168,7 @@ impl Control {
             config: self.reloads.state(),
             keys: self.keys.count(),
             clock: self.clock.view(),
+            proxy_tls: self.agent_tls.as_deref().map(tls::view),
             counters: self.counters(),
         }
     }
@@ -221,6 +226,7 @@ impl Control {
         ]);
         counters.extend(self.figures.counters());
         counters.extend(self.reloads.counters());
+        counters.extend(self.agent_tls.iter().flat_map(|tls| tls::counters(tls)));
         counters
     }
 

@@ -9,9 +9,9 @@ use keybrake_proto::deny::Deny;
 use keybrake_proto::http1::{
     BodyDecoder, BodyError, BodyFraming, HeadError, HeadLimits, Method, Parsed, RequestHead, encode,
 };
+use rustls::HandshakeKind;
 
 use crate::deadline::{Deadline, Deadlines};
-use crate::rt::{self, Direction};
 use crate::transport::Transport;
 
 /// Read at once while waiting for a request: most arrive whole in it, and io_uring holds the buffer
@@ -99,12 +99,24 @@ impl Downstream {
         }
     }
 
+    /// Shakes hands, where the connection is encrypted; says how that went.
+    pub(crate) async fn shake_hands(&mut self, limits: &Proxy) -> io::Result<Option<HandshakeKind>> {
+        // Who has no request yet is not waited for at a drain.
+        self.deadline.set_idle(limits.head_timeout_s);
+        self.transport.shake_hands().await
+    }
+
     /// Waits for the next request and reads its head.
     pub(crate) async fn next_request(&mut self, limits: &Proxy) -> Result<(), End> {
         self.forget_request();
-        if self.input.is_empty() {
+        if self.has_no_input() {
             self.deadline.set_idle(limits.idle_timeout_s);
-            self.read(FIRST_READ_BYTES).await?;
+            let input = std::mem::take(&mut self.input);
+            let (read, input) = self.transport.read_first(input, FIRST_READ_BYTES).await;
+            self.input = input;
+            if !read.unwrap_or(false) {
+                return Err(End::Closed);
+            }
         }
         self.deadline.set(limits.head_timeout_s);
         loop {
@@ -172,8 +184,8 @@ impl Downstream {
     }
 
     /// Whether nothing of a further request has arrived.
-    pub(crate) fn has_no_input(&self) -> bool {
-        self.consumed >= self.input.len()
+    pub(crate) fn has_no_input(&mut self) -> bool {
+        self.consumed >= self.input.len() && !self.transport.holds_input()
     }
 
     /// Whether the connection can carry another request: nothing of this one is unread, and the
@@ -208,16 +220,24 @@ impl Downstream {
 
     /// Ends the connection so that the agent still gets the last reply.
     pub(crate) async fn close(mut self) {
-        rt::shutdown(self.transport.fd(), Direction::Write);
-        self.deadline.set(LINGER_SECONDS);
+        self.hang_up().await;
         let mut dropped = 0usize;
         while dropped < LINGER_BYTES {
-            self.input.clear();
-            match self.read(READ_BYTES).await {
-                Ok(()) => dropped = dropped.saturating_add(self.input.len()),
-                Err(_) => return,
+            let mut input = std::mem::take(&mut self.input);
+            input.clear();
+            let (read, input) = self.transport.read_away(input, READ_BYTES).await;
+            self.input = input;
+            match read {
+                Ok(bytes @ 1..) => dropped = dropped.saturating_add(bytes),
+                Ok(0) | Err(_) => return,
             }
         }
+    }
+
+    /// Ends the connection with an agent that sends no more.
+    pub(crate) async fn hang_up(&mut self) {
+        self.deadline.set(LINGER_SECONDS);
+        self.transport.end().await;
     }
 
     /// Whether a body is left that is short enough to read just to keep the connection.

@@ -42,8 +42,9 @@ pub(crate) async fn run(shard: Rc<Shard>, listener: Rc<Listener>) {
             metrics.connections_refused.add(1);
             continue;
         }
+        let Ok(transport) = Transport::of_agent(tcp, shard.agent_tls.as_deref()) else { continue };
         metrics.connections.add(1);
-        let agent = Downstream::new(Transport::Plain(tcp), peer, &shard.deadlines);
+        let agent = Downstream::new(transport, peer, &shard.deadlines);
         let (served, panicked) = (Rc::clone(&shard), Rc::clone(&shard));
         let guard = Counted(Rc::clone(&shard));
         let serve = async move {

@@ -42,6 +42,9 @@ pub(crate) struct Metrics {
     pub(crate) vendor_connections_reused: Count,
     pub(crate) turns_waited: Count,
     pub(crate) panics: Count,
+    pub(crate) tls_full: Count,
+    pub(crate) tls_resumed: Count,
+    pub(crate) tls_failed: Count,
 }
 
 /// The numbers of all shards, as `/metrics` shows them.
@@ -60,6 +63,12 @@ pub(crate) fn counters(shards: &[std::sync::Arc<Metrics>]) -> Vec<Counter> {
         kind: kind.to_owned(),
         label: None,
         value: sum(of),
+    };
+    let handshakes = |outcome: &str, of| Counter {
+        name: "keybrake_tls_handshakes_total".to_owned(),
+        help: "TLS handshakes with agents, by how they ended.".to_owned(),
+        label: Some(("outcome".to_owned(), outcome.to_owned())),
+        ..plain("", "counter", "", of)
     };
     vec![
         exchanges("forwarded", |of| &of.forwarded),
@@ -102,5 +111,8 @@ pub(crate) fn counters(shards: &[std::sync::Arc<Metrics>]) -> Vec<Counter> {
             |of| &of.turns_waited,
         ),
         plain("panics_total", "counter", "Connections that ended by a bug of keybrake.", |of| &of.panics),
+        handshakes("full", |of| &of.tls_full),
+        handshakes("resumed", |of| &of.tls_resumed),
+        handshakes("failed", |of| &of.tls_failed),
     ]
 }

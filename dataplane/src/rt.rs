@@ -229,6 +229,14 @@ pub(crate) fn has_input(fd: RawFd) -> bool {
     peeked >= 0 || io::Error::last_os_error().kind() != io::ErrorKind::WouldBlock
 }
 
+/// Whether a connection takes a few hundred bytes without waiting for its peer.
+pub(crate) fn takes_output(fd: RawFd) -> bool {
+    let mut poll = libc::pollfd { fd, events: libc::POLLOUT, revents: 0 };
+    // SAFETY: the pointer is to one live `pollfd`, and there is one; with no time to wait the call returns at once.
+    let ready = unsafe { libc::poll(&raw mut poll, 1, 0) };
+    ready == 1 && poll.revents & (libc::POLLERR | libc::POLLHUP | libc::POLLNVAL) == 0
+}
+
 /// The worker's end of a wake-up line; the other end is a plain socket any thread may write to.
 pub(crate) struct WakeLine(UnixStream);
 

@@ -38,6 +38,7 @@ use crate::source::Source;
 use crate::state;
 use crate::storage::{self, StorageHandle, Store};
 use crate::take_over::{self, Predecessor};
+use crate::tls::AgentTls;
 use crate::worker::Worker;
 
 /// How long cut exchanges may take to record that they were cut.
@@ -86,9 +87,9 @@ impl Running {
         raise_descriptor_limit();
         let (signals, hang_ups) = signals().context("signals cannot be handled")?;
         let config = Arc::new(config);
-        let kernel = Kernel::choose(config.proxy.driver)
-            .with_context(|| "proxy.driver: this kernel refuses io_uring; use \"auto\" or \"epoll\"")?;
+        let kernel = choose_kernel(&config)?;
         let workers = worker_count(&config);
+        let agent_tls = open_tls(&config)?;
         let mut predecessor = predecessor(&config, begin)?;
         let runs = |intent| predecessor.as_ref().is_some_and(|before| before.runs(intent));
         let mut state = state::open(&config, runs)?;
@@ -115,6 +116,7 @@ impl Running {
             memory: state.memory,
             objects: state.objects,
             left: left.clone(),
+            agent_tls: agent_tls.clone(),
         });
         let (asked_sender, asked) = bounded(1);
         let mut control = Control {
@@ -136,6 +138,7 @@ impl Running {
             figures: control::Figures::default(),
             asked: asked_sender,
             left,
+            agent_tls,
         };
         let mailboxes = (0..workers).map(|_| Mailbox::new()).collect::<io::Result<Vec<_>>>()?;
         let of_marks = (&progress, Arc::clone(&state.marks));
@@ -146,9 +149,7 @@ impl Running {
         let control = Arc::new(control);
         let front = start_control(control_listener, &control)?;
         start_reloads(&control, hang_ups)?;
-        say_where(&proxy_listen, workers, kernel);
-        let heard = predecessor.map(|it| it.say_that_this_one_admits(&lease, control.shards.clone()));
-        heard.transpose().context("the predecessor thread does not start")?;
+        say_that_it_runs(&config, &control, predecessor)?;
         starting.succeeded();
         let marks = state.marks;
         Ok(Running { config, control, front, storage, committer, marks, ended, signals, asked })
@@ -305,6 +306,11 @@ fn start_workers(
     Ok(ended)
 }
 
+fn choose_kernel(config: &Config) -> anyhow::Result<Kernel> {
+    Kernel::choose(config.proxy.driver)
+        .context("proxy.driver: this kernel refuses io_uring; use \"auto\" or \"epoll\"")
+}
+
 fn worker_count(config: &Config) -> usize {
     match config.proxy.workers {
         0 => std::thread::available_parallelism().map_or(1, std::num::NonZero::get),
@@ -312,9 +318,34 @@ fn worker_count(config: &Config) -> usize {
     }
 }
 
-fn say_where(proxy_listen: &SocketAddr, workers: usize, kernel: Kernel) {
-    let workers = if workers == 1 { "1 worker".to_owned() } else { format!("{workers} workers") };
-    eprintln!("keybrake-dataplane: agents at http://{proxy_listen}, {workers}, {}", kernel.as_str());
+/// Tells the operator, and the process before.
+fn say_that_it_runs(
+    config: &Config,
+    control: &Control,
+    predecessor: Option<Predecessor>,
+) -> anyhow::Result<()> {
+    let (address, scheme, kernel) = (&control.proxy_listen, config.proxy.scheme(), control.kernel.as_str());
+    let workers = match control.shards.len() {
+        1 => "1 worker".to_owned(),
+        workers => format!("{workers} workers"),
+    };
+    eprintln!("keybrake-dataplane: agents at {scheme}://{address}, {workers}, {kernel}");
+    if config.proxy.is_open_to_readers() {
+        eprintln!(
+            "keybrake-dataplane: WARNING: vault keys cross the network to {address} in the clear; set [proxy.tls], or \
+             listen on loopback"
+        );
+    }
+    let heard = predecessor.map(|it| it.say_that_this_one_admits(&control.lease, control.shards.clone()));
+    heard.transpose().context("the predecessor thread does not start").map(drop)
+}
+
+/// The certificate that agents are shown, and the thread that looks after it.
+fn open_tls(config: &Config) -> anyhow::Result<Option<Arc<AgentTls>>> {
+    let Some(files) = &config.proxy.tls else { return Ok(None) };
+    let tls = AgentTls::load(files).context("proxy.tls")?;
+    tls.watch().context("the certificate thread does not start")?;
+    Ok(Some(tls))
 }
 
 fn start_worker(

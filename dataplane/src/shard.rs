@@ -31,6 +31,7 @@ use crate::resolve::{ResolveError, ResolverHandle};
 use crate::rt::{self, Listener};
 use crate::seal::KeyDigester;
 use crate::settings::{Current, Settings};
+use crate::tls::AgentTls;
 
 /// How long after a hand-over a connection may bring a request, to be told to come again.
 const IDLE_TICKS: u64 = TICKS_PER_SECOND;
@@ -130,6 +131,8 @@ pub(crate) struct Common {
     pub(crate) objects: Arc<Objects>,
     /// What the process before still runs.
     pub(crate) left: Left,
+    /// Absent: agents connect with plain HTTP.
+    pub(crate) agent_tls: Option<Arc<AgentTls>>,
 }
 
 /// One worker's state.
@@ -147,6 +150,8 @@ pub(crate) struct Shard {
     pub(crate) memory: Arc<Memory>,
     /// What keys counted for the vendor's objects.
     pub(crate) objects: Arc<Objects>,
+    /// What agents' connections begin with, if that is TLS.
+    pub(crate) agent_tls: Option<Arc<AgentTls>>,
     lease: Lease,
     resolver: ResolverHandle,
     mailbox: Mailbox<Message>,
@@ -194,6 +199,7 @@ impl Shard {
             clock: Arc::clone(&common.clock),
             memory: Arc::clone(&common.memory),
             objects: Arc::clone(&common.objects),
+            agent_tls: common.agent_tls.clone(),
             lease: common.lease.clone(),
             resolver: common.resolver.clone(),
             mailbox,

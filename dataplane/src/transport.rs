@@ -3,23 +3,61 @@
 use std::io;
 use std::os::fd::RawFd;
 
-use crate::rt::{self, Tcp};
-use crate::tls::TlsStream;
+use rustls::HandshakeKind;
+
+use crate::rt::{self, Direction, Tcp};
+use crate::tls::{AgentTls, TlsStream};
 
 /// A connection's bytes.
 pub(crate) enum Transport {
     /// Agents, and stand-in vendors on loopback.
     Plain(Tcp),
-    /// Vendors.
+    /// Vendors, and agents where there is a certificate.
     Tls(Box<TlsStream>),
 }
 
 impl Transport {
+    /// Of an agent that was accepted; over TLS, hands are still to be shaken.
+    pub(crate) fn of_agent(tcp: Tcp, tls: Option<&AgentTls>) -> io::Result<Transport> {
+        match tls {
+            None => Ok(Transport::Plain(tcp)),
+            Some(tls) => Ok(Transport::Tls(Box::new(TlsStream::accepted(tcp, tls.session()?)))),
+        }
+    }
+
+    /// Shakes hands, where that is to be done; says how it went.
+    pub(crate) async fn shake_hands(&mut self) -> io::Result<Option<HandshakeKind>> {
+        match self {
+            Transport::Plain(_) => Ok(None),
+            Transport::Tls(tls) => tls.shake_hands().await,
+        }
+    }
+
     /// Reads behind what `buf` holds, at most `room` bytes; 0 is the end of the stream.
     pub(crate) async fn read(&mut self, buf: Vec<u8>, room: usize) -> (io::Result<usize>, Vec<u8>) {
         match self {
             Transport::Plain(tcp) => tcp.read(buf, room).await,
             Transport::Tls(tls) => tls.read(buf, room).await,
+        }
+    }
+
+    /// As [`Transport::read`], and ends as soon as anything has arrived, be it nothing that can be read yet.
+    /// `false` is the end of the stream.
+    pub(crate) async fn read_first(&mut self, buf: Vec<u8>, room: usize) -> (io::Result<bool>, Vec<u8>) {
+        match self {
+            Transport::Plain(tcp) => {
+                let (read, buf) = tcp.read(buf, room).await;
+                (read.map(|bytes| bytes > 0), buf)
+            }
+            Transport::Tls(tls) => tls.read_first(buf, room).await,
+        }
+    }
+
+    /// Reads what nobody looks at any more; 0 is the end of the stream.
+    pub(crate) async fn read_away(&mut self, buf: Vec<u8>, room: usize) -> (io::Result<usize>, Vec<u8>) {
+        match self {
+            Transport::Plain(tcp) => tcp.read(buf, room).await,
+            Transport::Tls(tls) => tls.tcp_mut().read(buf, room).await,
         }
     }
 
@@ -31,11 +69,28 @@ impl Transport {
         }
     }
 
+    /// Says that nothing more is written.
+    pub(crate) async fn end(&mut self) {
+        if let Transport::Tls(tls) = self {
+            // The peer may be gone.
+            tls.end().await.ok();
+        }
+        rt::shutdown(self.fd(), Direction::Write);
+    }
+
     /// The descriptor below, while this lives.
     pub(crate) fn fd(&self) -> RawFd {
         match self {
             Transport::Plain(tcp) => tcp.fd(),
             Transport::Tls(tls) => tls.tcp().fd(),
+        }
+    }
+
+    /// Whether something that was received waits to be read here.
+    pub(crate) fn holds_input(&mut self) -> bool {
+        match self {
+            Transport::Plain(_) => false,
+            Transport::Tls(tls) => tls.holds_input(),
         }
     }
 

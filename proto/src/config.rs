@@ -7,9 +7,11 @@ mod check;
 mod operation;
 mod overrides;
 mod reload;
+mod tls;
 
 pub use operation::{BodyForm, Cost, Operation};
 pub use reload::{Class, FIELDS, Field, Reload, VENDOR_FIELDS};
+pub use tls::{Tls, TlsVersion};
 
 use std::fmt;
 use std::net::SocketAddr;
@@ -70,6 +72,9 @@ pub struct Proxy {
     pub idle_timeout_s: u64,
     /// How long running exchanges may take to finish when the process stops, in seconds.
     pub drain_timeout_s: u64,
+    /// The certificate that agents are shown. Absent: they connect with plain HTTP.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub tls: Option<Tls>,
 }
 
 impl Default for Proxy {
@@ -85,6 +90,7 @@ impl Default for Proxy {
             write_timeout_s: 30,
             idle_timeout_s: 60,
             drain_timeout_s: 30,
+            tls: None,
         }
     }
 }

@@ -6,6 +6,7 @@
 
 mod config;
 mod revoke;
+mod tls;
 mod vendors;
 
 use std::fmt;
@@ -22,6 +23,7 @@ pub use revoke::{
     NotARevoke, REVOKE_IDS_MAX, REVOKED_IDS_MAX, Revoke, RevokeSpec, Revoked, SPOOL_BYTES_MAX, SPOOL_NAME,
     SPOOL_SUFFIX, Selector, SpoolDamaged, Spooled,
 };
+pub use tls::TlsView;
 pub use vendors::{AccountView, CredentialSet, CredentialSpec, Only, VendorView};
 
 /// The longest frame, in bytes: [`LIST_KEYS_MAX`] keys with every text at its limit.
@@ -345,6 +347,9 @@ pub struct Status {
     pub config: ConfigState,
     /// What the guard of the day sees.
     pub clock: ClockView,
+    /// The certificate that agents are shown; absent where they connect with plain HTTP.
+    #[serde(default)]
+    pub proxy_tls: Option<TlsView>,
     /// Counters by name, as in `/metrics`.
     pub counters: Vec<Counter>,
 }

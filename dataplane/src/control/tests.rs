@@ -102,6 +102,7 @@ fn control(directory: &Directory, shards: usize, keys: &[Arc<KeyEntry>]) -> Cont
         figures: Figures::default(),
         asked: bounded(1).0,
         left: Left::default(),
+        agent_tls: None,
     }
 }
 

@@ -2,7 +2,7 @@
 
 use std::net::IpAddr;
 
-use super::{Config, ConfigError, Origin, Vendor, operation};
+use super::{Config, ConfigError, Origin, Vendor, operation, tls};
 use crate::catalog::Catalog;
 use crate::policy::{DEPTH_MAX, Rate};
 
@@ -43,6 +43,7 @@ pub(super) fn check(config: &Config) -> Result<(), ConfigError> {
     if proxy.listen == config.admin.listen && proxy.listen.port() != 0 {
         return refuse("admin.listen", "must differ from proxy.listen".to_owned());
     }
+    tls::check(proxy)?;
     if config.data.dir.as_os_str().is_empty() {
         return refuse("data.dir", "must name a directory".to_owned());
     }

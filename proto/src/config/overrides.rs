@@ -13,23 +13,30 @@ pub(super) fn apply(
 ) -> Result<Config, ConfigError> {
     let mut table: Option<Table> = None;
     for (variable, value) in environment {
-        let Some((section, key)) = variable.strip_prefix("KEYBRAKE_").and_then(|name| name.split_once("__"))
+        let Some((first, key)) = variable.strip_prefix("KEYBRAKE_").and_then(|name| name.split_once("__"))
         else {
             continue;
         };
         let refuse = |problem: &str| Err(ConfigError::value(variable.clone(), problem));
-        let section = section.to_ascii_lowercase();
-        if section == "vendor" {
+        if first.eq_ignore_ascii_case("vendor") {
             return refuse("vendors cannot be set from the environment; use the file");
         }
         let table = match &mut table {
             Some(table) => table,
             none => none.insert(text.parse().map_err(|error: toml::de::Error| ConfigError::syntax(&error))?),
         };
-        let section = table.entry(section).or_insert_with(|| Value::Table(Table::new()));
-        let Some(section) = section.as_table_mut() else {
-            return refuse("does not name a section; sections are proxy, admin, data, durability and issue");
-        };
+        // `KEYBRAKE_PROXY__TLS__CERT_FILE` names a section in a section.
+        let (inner, key) = key.rsplit_once("__").map_or((None, key), |(inner, key)| (Some(inner), key));
+        let mut section = table;
+        for name in std::iter::once(first).chain(inner.iter().flat_map(|inner| inner.split("__"))) {
+            let entry = section.entry(name.to_ascii_lowercase());
+            let Some(named) = entry.or_insert_with(|| Value::Table(Table::new())).as_table_mut() else {
+                return refuse(
+                    "does not name a section; sections are proxy, proxy.tls, admin, data, durability and issue",
+                );
+            };
+            section = named;
+        }
         section.insert(key.to_ascii_lowercase(), literal(&value));
     }
     match table {

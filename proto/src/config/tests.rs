@@ -49,6 +49,36 @@ fn unknown_keys_and_impossible_values_are_named() {
 }
 
 #[test]
+fn tls_needs_both_files_and_speaks_no_version_before_1_2() {
+    let tls = |text: &str| format!("[proxy.tls]\n{text}");
+    let config = parse(&format!("{}\n{VENDOR}", tls("cert_file = \"c\"\nkey_file = \"k\"")), &[]).unwrap();
+    assert_eq!((config.proxy.scheme(), config.proxy.is_open_to_readers()), ("https", false));
+    assert_eq!(config.proxy.tls.map(|tls| tls.min_version), Some(TlsVersion::Tls12));
+    refused(&tls("cert_file = \"c\""), &["key_file"]);
+    refused(&tls("cert_file = \"\"\nkey_file = \"k\""), &["proxy.tls.cert_file", "PEM"]);
+    refused(&tls("cert_file = \"c\"\nkey_file = \"k\"\nclient_ca_file = \"\""), &["client_ca_file"]);
+    refused(&tls("cert_file = \"c\"\nkey_file = \"k\"\nmin_version = \"1.1\""), &["1.1", "1.2", "1.3"]);
+    refused(&tls("cert_file = \"c\"\nkey_file = \"k\"\nverify = false"), &["verify"]);
+    let files =
+        [("KEYBRAKE_PROXY__TLS__CERT_FILE", "c"), ("KEYBRAKE_PROXY__TLS__KEY_FILE", "/run/secrets/k")];
+    let config = parse(VENDOR, &files).unwrap();
+    assert_eq!(config.proxy.tls.map(|tls| tls.key_file), Some(PathBuf::from("/run/secrets/k")));
+}
+
+#[test]
+fn keys_travel_in_the_open_only_beyond_loopback() {
+    let check = |listen: &str, open: bool| {
+        let config = parse(&format!("[proxy]\nlisten = \"{listen}\"\n{VENDOR}"), &[]).unwrap();
+        assert_eq!(config.proxy.is_open_to_readers(), open, "{listen}");
+    };
+    check("127.0.0.1:8080", false);
+    check("[::1]:8080", false);
+    check("0.0.0.0:8080", true);
+    check("[::]:8080", true);
+    check("192.0.2.1:8080", true);
+}
+
+#[test]
 fn e3_a_base_url_is_an_origin_and_nothing_more() {
     let check = |url: &str, extra: &str| {
         parse(&format!("[[vendor]]\nname = \"stripe\"\nbase_url = \"{url}\"\n{extra}"), &[])
