@@ -1,6 +1,6 @@
 # Every command of this project; CI runs the same ones.
 .DEFAULT_GOAL := help
-.PHONY: help run build release test test-frameworks lint fmt bench torture clean setup-build setup-lint setup-test \
+.PHONY: help run build release test test-frameworks lint audit sbom reproduce fuzz fmt bench torture clean setup-build setup-lint setup-test \
 	setup-frameworks setup-torture rocksdb
 # The steps of a target need each other in order; cargo is the one that works in parallel.
 .NOTPARALLEL:
@@ -34,6 +34,9 @@ lint: setup-lint rocksdb ## check format, lints and, with cargo-deny, the depend
 	else \
 		echo 'not run: cargo deny check (cargo-deny is not installed)'; \
 	fi
+
+fuzz: ## give each parser random bytes, with a nightly compiler: [TARGET=policy] [SECONDS=300]
+	@TARGET='$(TARGET)' SECONDS_EACH='$(or $(SECONDS),300)' scripts/fuzz.sh
 
 fmt: setup-lint ## format the code
 	$(CARGO) fmt

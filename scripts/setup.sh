@@ -63,6 +63,11 @@ if [ "$mode" = test ] || [ "$mode" = frameworks ]; then
     fi
 fi
 
+if [ "$mode" = test ]; then
+    # llhttp is compiled for the Python that is here.
+    headers=$(python3 -c 'import sysconfig; print(sysconfig.get_path("include"))' 2>/dev/null || true)
+    [ -n "$headers" ] && [ -f "$headers/Python.h" ] || packages+=(python3-dev)
+fi
 if [ "$mode" = test ] || [ "$mode" = torture ]; then
     # Tests set the clock of one process with it.
     compgen -G '/usr/lib/*/faketime/libfaketimeMT.so.1' >/dev/null ||
@@ -117,8 +122,12 @@ venv() {
     rm -rf "$dir"
     python3 -m venv "$dir"
     local pip=("$dir/bin/python" -m pip --disable-pip-version-check)
+    # For a package that comes as source: nothing newer is fetched to compile it.
+    local setuptools install=(install --quiet --no-deps)
+    setuptools=$(grep '^setuptools==' "$requirements" || true)
+    [ -z "$setuptools" ] || { "${pip[@]}" "${install[@]}" "$setuptools" && install+=(--no-build-isolation); }
     # Without dependencies: a package missing from the file is an error of `check`, not a surprise.
-    "${pip[@]}" install --quiet --no-deps -r "$requirements"
+    "${pip[@]}" "${install[@]}" -r "$requirements"
     "${pip[@]}" check
     if [ "$name" = stripe-2 ]; then
         # The SDK's own copy of six is 1.12, whose import hook Python 3.12 no longer calls.
@@ -203,7 +212,7 @@ together 'venv stripe-old stripe' 'npm_dir stripe-mock'
 together 'venv stripe-2 stripe' 'npm_dir prism'
 together 'venv localstripe localstripe.server' 'npm_dir resend-local'
 together 'venv twilio twilio.rest' 'venv resend-new resend'
-together 'venv resend-old resend'
+together 'venv resend-old resend' 'venv parsers llhttp'
 # Twilio's OpenAPI documents.
 npm_archive @twilio/cli-core@9.0.0 \
     'sha512-FPHm5gXAUwM2oATmQi3AGYPFz4Urg5G5/vDkpUu5WqNuwueQaS93HwXjdX1OM+miuq0LMimdfbXDTLEp4Nsjfg==' twilio-openapi

@@ -136,7 +136,7 @@ pub enum HeadError {
     FieldLine,
     /// A space or tab in a field name or before its colon (RFC 9112 section 5.1).
     FieldNameSpace,
-    /// A field name that is empty, no token (RFC 9110 section 5.1), or holds `_` (A4).
+    /// A field name that is empty, no token (RFC 9110 section 5.1), holds `_` (A4), or resembles a framing field (H3).
     FieldName,
     /// A control byte in a field value (RFC 9110 section 5.5).
     FieldValue,
@@ -344,6 +344,16 @@ impl Field {
         Ok(Field { name, value })
     }
 
+    /// The value with the tabs around it: all of `line`, whose field this is, behind its colon but for spaces.
+    pub(super) fn value_between_spaces<'b>(&self, buf: &'b [u8], line: Span) -> &'b [u8] {
+        let behind = self.name.of(buf).len().saturating_add(1);
+        let mut value = line.of(buf).get(behind..).unwrap_or_default();
+        while let [b' ', rest @ ..] | [rest @ .., b' '] = value {
+            value = rest;
+        }
+        value
+    }
+
     pub(super) fn is_named(&self, buf: &[u8], name: &str) -> bool {
         self.name.of(buf).eq_ignore_ascii_case(name.as_bytes())
     }
@@ -437,6 +447,12 @@ const TOKEN_BYTES: [bool; 256] = {
 pub(super) fn is_token(bytes: &[u8]) -> bool {
     let tchar = |&byte: &u8| TOKEN_BYTES.get(usize::from(byte)).copied().unwrap_or_default();
     !bytes.is_empty() && bytes.iter().all(tchar)
+}
+
+/// Whether the letters of `name` are these, in any case. Most names differ in the first.
+pub(super) fn spells(name: &[u8], letters: &str) -> bool {
+    let own = name.iter().filter(|byte| byte.is_ascii_alphabetic()).map(u8::to_ascii_lowercase);
+    own.eq(letters.bytes())
 }
 
 /// A field value: no control bytes but tabs (RFC 9110 section 5.5). Bytes over 127 are opaque and allowed, since

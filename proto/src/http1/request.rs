@@ -200,12 +200,15 @@ impl RequestHead {
             return Err(HeadError::FieldValue);
         }
         self.fields.push(field);
-        self.notice(buf, field)
+        self.notice(buf, line, field)
     }
 
     /// Keeps what framing and admission need of a valid field line.
-    fn notice(&mut self, buf: &[u8], field: Field) -> Result<(), HeadError> {
+    fn notice(&mut self, buf: &[u8], line: Span, field: Field) -> Result<(), HeadError> {
         let (name, value) = field.pair(buf);
+        // Tabs around a length or a coding are allowed (RFC 9110 section 5.5), and refused by llhttp: who reads such a
+        // value otherwise would see another message.
+        let plain = || field.value_between_spaces(buf, line);
         let is = |wanted: &str| name.eq_ignore_ascii_case(wanted.as_bytes());
         match name.len() {
             4 if is("host") => {
@@ -225,11 +228,15 @@ impl RequestHead {
             10 if is("connection") => self.notice_connection(value),
             12 if is("content-type") => once(&mut self.content_type, field.value),
             13 if is("authorization") => once(&mut self.authorization, field.value),
-            14 if is("content-length") => self.framing.length(value),
+            14 if is("content-length") => self.framing.length(plain()),
             14 if is("http2-settings") => Err(HeadError::Upgrade),
             15 if is("idempotency-key") => once(&mut self.idempotency_key, field.value),
             16 if is("content-encoding") => once(&mut self.content_encoding, field.value),
-            17 if is("transfer-encoding") => self.framing.coding(value),
+            17 if is("transfer-encoding") => self.framing.coding(plain()),
+            // Somebody may take `Transfer---Encoding` for the field it resembles.
+            _ if head::spells(name, "contentlength") || head::spells(name, "transferencoding") => {
+                Err(HeadError::FieldName)
+            }
             _ => Ok(()),
         }
     }
