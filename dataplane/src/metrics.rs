@@ -41,6 +41,8 @@ pub(crate) struct Metrics {
     pub(crate) vendor_connections_opened: Count,
     pub(crate) vendor_connections_reused: Count,
     pub(crate) turns_waited: Count,
+    pub(crate) leaks: Count,
+    pub(crate) encoded_replies: Count,
     pub(crate) panics: Count,
 }
 
@@ -100,6 +102,18 @@ pub(crate) fn counters(shards: &[std::sync::Arc<Metrics>]) -> Vec<Counter> {
             "counter",
             "Requests that waited for a turn within a vendor's quota.",
             |of| &of.turns_waited,
+        ),
+        plain(
+            "credentials_in_replies_total",
+            "counter",
+            "Replies that were stopped because the vendor's credential stood in them.",
+            |of| &of.leaks,
+        ),
+        plain(
+            "encoded_replies_total",
+            "counter",
+            "Replies that were withheld because they were encoded.",
+            |of| &of.encoded_replies,
         ),
         plain("panics_total", "counter", "Connections that ended by a bug of keybrake.", |of| &of.panics),
     ]

@@ -8,7 +8,7 @@ use rustls::pki_types::pem::PemObject as _;
 use rustls::pki_types::{CertificateDer, ServerName};
 use rustls::{ClientConfig, ClientConnection, IoState, RootCertStore};
 
-use crate::rt::Tcp;
+use crate::rt::{self, Tcp};
 
 /// Ciphertext read at once: a whole record and its header (RFC 8446 section 5.2).
 const CIPHERTEXT_BYTES: usize = 17 * 1024;
@@ -46,6 +46,8 @@ pub(crate) struct TlsStream {
     ciphertext: Vec<u8>,
     /// Bytes of `ciphertext` that the session has taken.
     fed: usize,
+    /// The last of it came before the peer had all that was sent.
+    was_early: bool,
 }
 
 impl TlsStream {
@@ -57,7 +59,7 @@ impl TlsStream {
     ) -> io::Result<TlsStream> {
         let mut session = ClientConnection::new(config, name).map_err(io::Error::other)?;
         session.set_buffer_limit(None);
-        let mut stream = TlsStream { tcp, session, ciphertext: Vec::new(), fed: 0 };
+        let mut stream = TlsStream { tcp, session, ciphertext: Vec::new(), fed: 0, was_early: false };
         while stream.session.is_handshaking() {
             stream.send_pending().await?;
             if stream.session.is_handshaking() && !stream.receive().await? {
@@ -108,6 +110,11 @@ impl TlsStream {
         read
     }
 
+    /// Whether the last bytes that were received had left the peer before it had all that was sent.
+    pub(crate) fn was_early(&self) -> bool {
+        self.was_early
+    }
+
     /// Nothing received waits to be read, and the peer has not ended the session.
     pub(crate) fn is_quiet(&mut self) -> bool {
         let is_quiet = |state: IoState| state.plaintext_bytes_to_read() == 0 && !state.peer_has_closed();
@@ -125,6 +132,8 @@ impl TlsStream {
             self.fed = 0;
             let (read, buf) = self.tcp.read(buf, CIPHERTEXT_BYTES).await;
             self.ciphertext = buf;
+            // Before anything is answered below.
+            self.was_early = rt::is_unconfirmed(self.tcp.fd());
             if read? == 0 {
                 // Tells the session that no more will come.
                 self.session.read_tls(&mut io::empty())?;
