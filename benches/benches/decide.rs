@@ -13,7 +13,7 @@ use keybrake_proto::catalog::book::PriceBook;
 use keybrake_proto::catalog::price::{self, Bound, Priced, Terms};
 use keybrake_proto::deny::Deny;
 use keybrake_proto::http1::{HeadLimits, Method, RequestHead, encode};
-use keybrake_proto::key::KeyId;
+use keybrake_proto::key::{self, KeyId};
 use keybrake_proto::ledger::Word;
 use keybrake_proto::money::Micros;
 use keybrake_proto::policy::{Policy, Restrictions};
@@ -53,6 +53,9 @@ fn decide(criterion: &mut Criterion) {
     });
     criterion.bench_function("recognize and permit", |bencher| {
         bencher.iter(|| policy.permit(&stripe.recognize(Method::Post, black_box(b"/v1/charges"))));
+    });
+    criterion.bench_function("look for a vault key in a form", |bencher| {
+        bencher.iter(|| key::stands_in(black_box(FORM)));
     });
     let price = stripe.recognize(Method::Post, b"/v1/charges").price();
     let content_type = Some(&b"application/x-www-form-urlencoded"[..]);

@@ -11,7 +11,7 @@ use crate::shard::Shard;
 /// Serves requests until the connection ends.
 pub(crate) async fn serve(shard: Rc<Shard>, mut agent: Downstream) {
     let metrics = &shard.metrics;
-    match agent.shake_hands(&shard.config.proxy).await {
+    match agent.shake_hands(shard.current().proxy()).await {
         Ok(None) => {}
         Ok(Some(HandshakeKind::Resumed)) => metrics.tls_resumed.add(1),
         Ok(Some(HandshakeKind::Full | HandshakeKind::FullWithHelloRetryRequest)) => metrics.tls_full.add(1),

@@ -168,6 +168,11 @@ impl Downstream {
         &self.input
     }
 
+    /// The head's bytes and nothing behind them.
+    pub(crate) fn head_bytes(&self) -> &[u8] {
+        self.input.get(..self.head_bytes).unwrap_or_default()
+    }
+
     /// The request's head.
     pub(crate) fn head(&self) -> &RequestHead {
         &self.head

@@ -9,13 +9,14 @@
 mod admission;
 mod look_up;
 mod row;
+mod stray;
 
 use std::ops::ControlFlow;
 use std::rc::Rc;
 
 use keybrake_proto::audit::Outcome;
 use keybrake_proto::catalog::price::{self, End};
-use keybrake_proto::deny::Deny;
+use keybrake_proto::deny::{Deny, Withheld};
 use keybrake_proto::http1::{BodyFraming, HeadError, ReplyFraming, encode};
 use keybrake_proto::journal;
 use keybrake_proto::money::Micros;
@@ -26,7 +27,7 @@ use crate::downstream::{self, After, BodyFault, Downstream};
 use crate::hold::{Ended, Execution};
 use crate::relay;
 use crate::shard::Shard;
-use crate::upstream::{Admitted, Fault, Reply};
+use crate::upstream::{Admitted, Fault, Leaked, Reply};
 use admission::Target;
 use look_up::Ground;
 use row::{Ending, Trace};
@@ -89,6 +90,9 @@ async fn run(shard: &Rc<Shard>, agent: &mut Downstream) -> After {
             let reason = downstream::body_refusal(&fault);
             return deny(shard, agent, &trace, &reason, Ending::denied(None)).await;
         }
+    }
+    if stray::has_key(agent, &recognized.0, &mut trace) {
+        return refuse(shard, agent, &trace, &stray::refusal()).await;
     }
     trace.read(agent);
     for decision in 1..=DECISIONS_MAX {
@@ -191,7 +195,13 @@ async fn deliver(
     if let Err(fault) = reply.read_up_to(read_up_to).await {
         return lose(shard, agent, &mut trace, admitted, &fault).await;
     }
-    trace.replied(&reply, target.vendor());
+    let withheld = reply.withheld();
+    if withheld == Some(Withheld::Credential) {
+        // Nothing of it is kept, nor read for anything but what the call cost.
+        trace.vendor_done();
+    } else {
+        trace.replied(&reply, target.vendor());
+    }
     let Admitted { hold, ticket, .. } = admitted;
     let (end, remembered) =
         price::end(price, &trace.quote, ground.acting.as_ref(), reply.status(), reply.readable_body());
@@ -213,10 +223,14 @@ async fn deliver(
         End::InDoubt => (hold.doubt(today), Outcome::Unknown),
     };
     // An object counts what is booked for it, and a doubt may still be voided.
-    let remembered = remembered.filter(|_| ended.end != journal::End::InDoubt);
+    let remembered = remembered.filter(|_| ended.end != journal::End::InDoubt && withheld.is_none());
     // It left a doubt behind that an earlier exchange on the same reservation made.
     let outcome = if ended.end == journal::End::InDoubt { Outcome::Unknown } else { outcome };
     let ending = Ending::allowed(outcome, ended, reply.status());
+    if let Some(why) = withheld {
+        drop((ticket, ground));
+        return withhold(shard, agent, &trace, reply, ending, why).await;
+    }
     if reply.is_complete() {
         // The row is on its way before the agent knows the outcome.
         trace.record(shard, agent, &ending);
@@ -232,7 +246,11 @@ async fn deliver(
     let streamed = stream(shard, agent, &trace, &mut reply).await;
     drop(ticket);
     let is_whole = streamed.is_ok() || outcome == Outcome::Unknown;
-    let ending = Ending { outcome: if is_whole { outcome } else { Outcome::Cut }, ..ending };
+    let result = match streamed {
+        Err(Broken::Leaked) => alarm(shard, &trace, &reply),
+        Ok(()) | Err(Broken::Off) => ending.result,
+    };
+    let ending = Ending { outcome: if is_whole { outcome } else { Outcome::Cut }, result, ..ending };
     trace.record(shard, agent, &ending);
     look_up::remember(shard, target, trace.intent, remembered);
     match streamed {
@@ -243,6 +261,35 @@ async fn deliver(
         // What was delivered is not whole, which closing says.
         Err(_) => After::Close,
     }
+}
+
+/// Ends an exchange whose reply must not be passed on. The money has gone the way that the reply says; its connection is
+/// not used again (rule S2).
+async fn withhold(
+    shard: &Rc<Shard>,
+    agent: &mut Downstream,
+    trace: &Trace,
+    reply: Reply,
+    ending: Ending,
+    why: Withheld,
+) -> After {
+    let reason = Deny::Withheld(why);
+    if why == Withheld::Credential {
+        alarm(shard, trace, &reply);
+    } else {
+        shard.metrics.encoded_replies.add(1);
+    }
+    drop(reply);
+    deny(shard, agent, trace, &reason, Ending { result: reason.code(), ..ending }).await
+}
+
+/// Says that the vendor's credential stood in a reply; answers the result of its row.
+fn alarm(shard: &Shard, trace: &Trace, reply: &Reply) -> &'static str {
+    shard.metrics.leaks.add(1);
+    if let Some(credential) = reply.credential() {
+        credential.alarm(trace.vendor(), &trace.id, shard.now().as_seconds());
+    }
+    Deny::Withheld(Withheld::Credential).code()
 }
 
 /// The reply's head and body in one write.
@@ -275,7 +322,7 @@ async fn stream(
     agent: &mut Downstream,
     trace: &Trace,
     reply: &mut Reply,
-) -> Result<(), ()> {
+) -> Result<(), Broken> {
     let framing = match reply.head().0.framing() {
         ReplyFraming::Length(length) => BodyFraming::Length(length),
         ReplyFraming::Chunked | ReplyFraming::UntilClose => BodyFraming::Chunked,
@@ -283,20 +330,35 @@ async fn stream(
     };
     write_head(shard, agent, trace, reply, framing);
     loop {
+        let passable = reply.passable().map_err(|Leaked| Broken::Leaked)?;
+        let piece = reply.body.get(..passable).unwrap_or_default();
         match framing {
-            BodyFraming::Chunked => encode::chunk(&mut agent.output, &reply.body),
-            BodyFraming::Length(_) | BodyFraming::None => agent.output.extend_from_slice(&reply.body),
+            BodyFraming::Chunked => encode::chunk(&mut agent.output, piece),
+            BodyFraming::Length(_) | BodyFraming::None => agent.output.extend_from_slice(piece),
         }
-        reply.body.clear();
-        if reply.is_complete() {
-            if framing == BodyFraming::Chunked {
-                encode::last_chunk(&mut agent.output);
-            }
-            return agent.flush(trace.proxy()).await.map_err(drop);
+        reply.passed(passable);
+        let is_complete = reply.is_complete();
+        if is_complete && framing == BodyFraming::Chunked {
+            encode::last_chunk(&mut agent.output);
         }
-        agent.flush(trace.proxy()).await.map_err(drop)?;
-        reply.read_more().await.map_err(drop)?;
+        // All of a short piece may have to wait for the next one.
+        if !agent.output.is_empty() {
+            agent.flush(trace.proxy()).await.map_err(|_| Broken::Off)?;
+        }
+        if is_complete {
+            return Ok(());
+        }
+        reply.read_more().await.map_err(|_| Broken::Off)?;
     }
+}
+
+/// Why a reply is not delivered whole.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Broken {
+    /// The vendor or the agent broke it off.
+    Off,
+    /// What follows has the vendor's credential.
+    Leaked,
 }
 
 /// Ends an exchange whose reply did not come.

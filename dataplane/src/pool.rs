@@ -6,6 +6,7 @@ use std::io;
 use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
@@ -13,6 +14,7 @@ use keybrake_proto::catalog::Catalog;
 use keybrake_proto::catalog::wire::{self, Slot};
 use keybrake_proto::config::{self, Origin};
 use keybrake_proto::http1::ReplyHead;
+use keybrake_proto::leak::Forms;
 use keybrake_proto::policy::Rate;
 use keybrake_proto::secret::Secret;
 use rustls::ClientConfig;
@@ -94,6 +96,10 @@ pub(crate) struct Credential {
     pub(crate) sid: Option<String>,
     /// Where the vendor has a quota: that is of each account.
     pub(crate) pacer: Option<Arc<Pacer>>,
+    /// What of it must not stand in a reply (rule S2).
+    pub(crate) forms: Forms,
+    /// The second of the last alarm about it.
+    alarmed: AtomicU64,
 }
 
 impl Credential {
@@ -106,6 +112,7 @@ impl Credential {
         before: Option<&Credential>,
     ) -> Result<Arc<Credential>, String> {
         let wire::Credential { line, account: sid } = slot.credential(secret)?;
+        let forms = Forms::new(slot, secret)?;
         let quota = config.quota_rps.and_then(Rate::per_second);
         let pacer = match (before, quota) {
             // Or a rotation would begin the quota anew.
@@ -115,7 +122,19 @@ impl Credential {
             }
             (None, None) => None,
         };
-        Ok(Arc::new(Credential { account: account.to_owned(), version, line, sid, pacer }))
+        let alarmed = AtomicU64::new(0);
+        Ok(Arc::new(Credential { account: account.to_owned(), version, line, sid, pacer, forms, alarmed }))
+    }
+
+    /// Says that the vendor sent it back, once a second at most. It names the call, and nothing of the secret.
+    pub(crate) fn alarm(&self, vendor: &str, request_id: &str, second: u64) {
+        if self.alarmed.swap(second, Ordering::Relaxed) != second {
+            eprintln!(
+                "keybrake-dataplane: ALARM: vendor {vendor} sent the credential of its account {} in the reply to \
+                 {request_id}; the reply was stopped. Find out why, and replace the credential",
+                self.account
+            );
+        }
     }
 
     /// The same secret under another quota.
@@ -128,6 +147,8 @@ impl Credential {
             line: self.line.clone(),
             sid: self.sid.clone(),
             pacer: pacer.map_err(|error| error.to_string())?,
+            forms: self.forms.clone(),
+            alarmed: AtomicU64::new(self.alarmed.load(Ordering::Relaxed)),
         }))
     }
 }

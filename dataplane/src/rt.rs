@@ -237,6 +237,15 @@ pub(crate) fn takes_output(fd: RawFd) -> bool {
     ready == 1 && poll.revents & (libc::POLLERR | libc::POLLHUP | libc::POLLNVAL) == 0
 }
 
+/// Whether the peer's kernel has not confirmed all that was sent: whatever has been received by now was sent before the
+/// peer had the whole request. A kernel that cannot tell counts as confirmed.
+pub(crate) fn is_unconfirmed(fd: RawFd) -> bool {
+    let mut queued: libc::c_int = 0;
+    // SAFETY: TIOCOUTQ, which is SIOCOUTQ for sockets, writes one int through the pointer, which is to a live one.
+    let asked = unsafe { libc::ioctl(fd, libc::TIOCOUTQ, &raw mut queued) };
+    asked == 0 && queued > 0
+}
+
 /// The worker's end of a wake-up line; the other end is a plain socket any thread may write to.
 pub(crate) struct WakeLine(UnixStream);
 

@@ -40,6 +40,8 @@ pub(crate) struct TlsStream {
     fed: usize,
     /// As it is sent.
     output: Vec<u8>,
+    /// The last of what was received came before the peer had all that was sent.
+    was_early: bool,
 }
 
 /// What the session has for its reader.
@@ -71,7 +73,7 @@ impl TlsStream {
     fn new(tcp: Tcp, mut session: Connection) -> TlsStream {
         // What is written is passed on at once, piece by piece.
         session.set_buffer_limit(None);
-        TlsStream { tcp, session, ciphertext: Vec::new(), fed: 0, output: Vec::new() }
+        TlsStream { tcp, session, ciphertext: Vec::new(), fed: 0, output: Vec::new(), was_early: false }
     }
 
     /// Shakes hands. A peer that breaks the rules is told which (an alert), as far as it takes that.
@@ -157,6 +159,11 @@ impl TlsStream {
     /// The connection below, to read what nobody decrypts any more.
     pub(crate) fn tcp_mut(&mut self) -> &mut Tcp {
         &mut self.tcp
+    }
+
+    /// Whether the last bytes that were received had left the peer before it had all that was sent.
+    pub(crate) fn was_early(&self) -> bool {
+        self.was_early
     }
 
     /// Nothing received waits to be read, and the peer has not ended the session.
@@ -248,6 +255,8 @@ impl TlsStream {
         self.fed = 0;
         let (read, buf) = self.tcp.read(buf, bytes).await;
         self.ciphertext = buf;
+        // Before anything is answered to it.
+        self.was_early = rt::is_unconfirmed(self.tcp.fd());
         if read? > 0 {
             return Ok(true);
         }

@@ -94,6 +94,23 @@ impl Transport {
         }
     }
 
+    /// Whether the peer has spoken although nothing was asked yet. Below TLS what waits may be a ticket or an alert, so
+    /// there only what was decrypted counts.
+    pub(crate) fn has_spoken(&mut self) -> bool {
+        match self {
+            Transport::Plain(tcp) => rt::has_input(tcp.fd()),
+            Transport::Tls(tls) => !tls.is_quiet(),
+        }
+    }
+
+    /// Whether the last bytes that were read had left the peer before it had all that was written to it.
+    pub(crate) fn was_early(&self) -> bool {
+        match self {
+            Transport::Plain(tcp) => rt::is_unconfirmed(tcp.fd()),
+            Transport::Tls(tls) => tls.was_early(),
+        }
+    }
+
     /// Whether an idle connection has bytes or its end to read.
     pub(crate) fn has_input(&mut self) -> bool {
         let is_quiet = match self {

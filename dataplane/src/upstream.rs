@@ -7,6 +7,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Instant;
 
+use keybrake_proto::deny::Withheld;
 use keybrake_proto::http1::{BodyDecoder, HeadLimits, Method, Parsed, ReplyFraming, ReplyHead, encode};
 use keybrake_proto::money::Micros;
 use keybrake_proto::policy::Permit;
@@ -29,6 +30,9 @@ const OWN_LINES_BYTES: usize = 256;
 
 /// Interim replies (1xx) in front of a final one (rule H7).
 const INTERIM_MAX: u32 = 8;
+
+/// The end of a long request, sent by itself: a reply that is there before it was not asked for (rule H7).
+const LAST_PIECE_BYTES: usize = 16 * 1024;
 
 /// Fields that say how long a body is.
 const FRAMING_FIELDS: [&str; 2] = ["content-length", "transfer-encoding"];
@@ -102,7 +106,13 @@ pub(crate) struct Reply {
     head_bytes: usize,
     /// Decoded and not yet taken.
     pub(crate) body: Vec<u8>,
+    /// So many first bytes of `body` were searched for the credential.
+    searched: usize,
 }
+
+/// The vendor's credential stands in what it sent.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Leaked;
 
 /// Sends an admitted request and reads the reply's head. `now` is when it was admitted.
 pub(crate) async fn forward(
@@ -169,17 +179,16 @@ async fn exchange(
         pool.keep(connection);
         return Err(Fault::Stale);
     }
+    // A kept one was looked at when it was taken.
+    if !connection.is_reused && connection.transport.has_spoken() {
+        connection.output.zeroize();
+        return Err(Fault::Unreachable(io::Error::other("it spoke before it was asked")));
+    }
     admitted.ticket.looked(connection.deadline.id());
     connection.deadline.set(pool.vendor.config.timeout_s);
-    let output = std::mem::take(&mut connection.output);
-    let (written, mut output) = connection.transport.write_all(output).await;
-    // The buffer held the credential (S1).
-    output.zeroize();
-    connection.output = output;
+    let written = connection.send().await;
     admitted.ticket.sent();
-    if written.is_err() {
-        return Err(connection.fault());
-    }
+    written?;
     Reply::receive(connection).await
 }
 
@@ -208,9 +217,28 @@ impl VendorConnection {
         VendorConnection { credential: Some(Arc::clone(credential)), ..self }
     }
 
+    /// Sends `output`. A vendor that speaks before it has all of a long request answers something else.
+    async fn send(&mut self) -> Result<(), Fault> {
+        let mut output = std::mem::take(&mut self.output);
+        let first_bytes = output.len().saturating_sub(LAST_PIECE_BYTES);
+        let last = if first_bytes > 0 { output.split_off(first_bytes) } else { Vec::new() };
+        let (mut written, mut output) = self.transport.write_all(output).await;
+        // The buffer held the credential (S1).
+        output.zeroize();
+        self.output = output;
+        if written.is_ok() && !last.is_empty() {
+            if self.transport.has_spoken() {
+                return Err(Fault::Broken);
+            }
+            written = self.transport.write_all(last).await.0;
+        }
+        written.map_err(|_| self.fault())
+    }
+
     /// Reads the final reply's head; answers its length.
     async fn read_head(&mut self) -> Result<usize, Fault> {
         let mut interim = 0u32;
+        let mut is_first = true;
         loop {
             match self.head.parse(&self.input, &HeadLimits::REPLY) {
                 Ok(Parsed::Complete { head_bytes }) if !self.head.is_interim() => return Ok(head_bytes),
@@ -222,6 +250,9 @@ impl VendorConnection {
                 Ok(Parsed::Partial) => {
                     if self.read(READ_BYTES).await? == 0 {
                         return Err(self.fault());
+                    }
+                    if std::mem::take(&mut is_first) && self.transport.was_early() {
+                        return Err(Fault::Broken);
                     }
                 }
                 Ok(Parsed::Complete { .. }) | Err(_) => return Err(Fault::Broken),
@@ -253,7 +284,7 @@ impl Reply {
     pub(crate) async fn receive(mut connection: VendorConnection) -> Result<Reply, Fault> {
         let head_bytes = connection.read_head().await?;
         let decoder = BodyDecoder::of_reply(connection.head.framing(), u64::MAX);
-        let mut reply = Reply { connection, decoder, head_bytes, body: Vec::new() };
+        let mut reply = Reply { connection, decoder, head_bytes, body: Vec::new(), searched: 0 };
         reply.decode_rest_of_input()?;
         Ok(reply)
     }
@@ -276,12 +307,53 @@ impl Reply {
     /// The body, where it is whole and in clear text: what is encoded, or may have been cut, says
     /// nothing reliable of what a call cost.
     pub(crate) fn readable_body(&self) -> Option<&[u8]> {
-        let (head, input) = self.head();
-        let is_clear = |(name, value): (&[u8], &[u8])| {
-            !name.eq_ignore_ascii_case(b"content-encoding") || value.eq_ignore_ascii_case(b"identity")
-        };
-        let is_readable = head.framing() != ReplyFraming::UntilClose && head.fields(input).all(is_clear);
+        let is_readable = self.head().0.framing() != ReplyFraming::UntilClose && !self.is_encoded();
         (self.is_complete() && is_readable).then_some(&self.body)
+    }
+
+    /// Whether its body is in another form than it was asked for in.
+    fn is_encoded(&self) -> bool {
+        let (head, input) = self.head();
+        head.fields(input).any(|(name, value)| {
+            name.eq_ignore_ascii_case(b"content-encoding") && !value.eq_ignore_ascii_case(b"identity")
+        })
+    }
+
+    /// What it was asked for with.
+    pub(crate) fn credential(&self) -> Option<&Arc<Credential>> {
+        self.connection.credential.as_ref()
+    }
+
+    /// Why the head and what was read of the body must not be passed on (rule S2).
+    pub(crate) fn withheld(&mut self) -> Option<Withheld> {
+        let head = self.connection.input.get(..self.head_bytes).unwrap_or_default();
+        if self.credential().is_some_and(|credential| credential.forms.stand_in(head)) {
+            return Some(Withheld::Credential);
+        }
+        if self.passable().is_err() {
+            return Some(Withheld::Credential);
+        }
+        // What has no body needs no decoding.
+        let is_empty = self.is_complete() && self.body.is_empty();
+        (self.is_encoded() && !is_empty).then_some(Withheld::Encoded)
+    }
+
+    /// How many bytes of `body` may go out: those which neither are of the credential nor may begin it.
+    pub(crate) fn passable(&mut self) -> Result<usize, Leaked> {
+        let Some(credential) = &self.connection.credential else { return Ok(self.body.len()) };
+        let from = self.searched.saturating_sub(credential.forms.overlap());
+        if credential.forms.stand_in(self.body.get(from..).unwrap_or_default()) {
+            return Err(Leaked);
+        }
+        self.searched = self.body.len();
+        let held = if self.is_complete() { 0 } else { credential.forms.begun(&self.body) };
+        Ok(self.body.len().saturating_sub(held))
+    }
+
+    /// Takes so many first bytes of `body` off it.
+    pub(crate) fn passed(&mut self, bytes: usize) {
+        self.body.drain(..bytes.min(self.body.len()));
+        self.searched = self.searched.saturating_sub(bytes);
     }
 
     /// Reads until the body is complete or more than `limit` bytes of it are there.
@@ -306,9 +378,7 @@ impl Reply {
         let (head, input) = self.head();
         // A length on a reply that has no body announces bytes that nobody would read.
         let is_bodiless = head.framing() == ReplyFraming::None;
-        let may_trail = is_bodiless
-            && head.status() == 204
-            && FRAMING_FIELDS.iter().any(|name| head.field(input, name).is_some());
+        let may_trail = is_bodiless && FRAMING_FIELDS.iter().any(|name| head.field(input, name).is_some());
         let has_surplus = input.len() > self.head_bytes || may_trail;
         if self.is_complete() && !has_surplus && !self.connection.head.close() {
             self.connection.input.clear();

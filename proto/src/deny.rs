@@ -95,12 +95,23 @@ pub enum Deny {
     VendorBroken,
     /// The vendor did not answer in time: it may have acted.
     VendorTimeout,
+    /// The vendor's answer is there and must not be passed on (rule S2): it has acted, or refused.
+    Withheld(Withheld),
     /// The admin process does not answer.
     AdminUnavailable,
     /// The control thread does not look at its orders, so the key may be revoked without anybody knowing.
     ControlUnavailable,
     /// The key's policy changed again and again while the request was decided on (rule Q8).
     PolicyChanged,
+}
+
+/// Why a vendor's answer is not passed on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Withheld {
+    /// The vendor's credential stands in it.
+    Credential,
+    /// It is encoded, so that nobody can see whether the credential stands in it.
+    Encoded,
 }
 
 /// What is wrong with the object that a call acts on.
@@ -157,7 +168,10 @@ impl Deny {
             | Deny::OverRequests { .. }
             | Deny::Object(ObjectFault::Busy) => 429,
             Deny::Malformed { status, .. } => *status,
-            Deny::VendorUnreachable | Deny::VendorBroken | Deny::Object(ObjectFault::Unread) => 502,
+            Deny::VendorUnreachable
+            | Deny::VendorBroken
+            | Deny::Withheld(_)
+            | Deny::Object(ObjectFault::Unread) => 502,
             Deny::AuditUnavailable
             | Deny::Clock(_)
             | Deny::Draining
@@ -192,6 +206,8 @@ impl Deny {
             Deny::VendorUnreachable => "vendor_unreachable",
             Deny::VendorBroken => "vendor_broken",
             Deny::VendorTimeout => "vendor_timeout",
+            Deny::Withheld(Withheld::Credential) => "credential_in_reply",
+            Deny::Withheld(Withheld::Encoded) => "encoded_reply",
             Deny::AdminUnavailable => "admin_unavailable",
             Deny::ControlUnavailable => "control_unavailable",
             Deny::PolicyChanged => "policy_changed",
@@ -224,7 +240,8 @@ impl Deny {
             | Deny::NotFound
             | Deny::VendorUnreachable
             | Deny::VendorBroken
-            | Deny::VendorTimeout => None,
+            | Deny::VendorTimeout
+            | Deny::Withheld(_) => None,
         };
         Denial {
             status: self.status(),
@@ -309,6 +326,7 @@ impl fmt::Display for Explained<'_> {
             Deny::VendorTimeout => f.write_str(
                 "keybrake: the vendor did not answer in time. It may have acted, so the amount stays counted.",
             ),
+            Deny::Withheld(withheld) => f.write_str(explain_withheld(*withheld)),
             Deny::AdminUnavailable => {
                 f.write_str("keybrake: the admin process does not answer; start it with `keybrake admin`.")
             }
@@ -333,6 +351,19 @@ fn explain_currency(no_rate: NoRate, f: &mut fmt::Formatter<'_>) -> fmt::Result 
                 f,
                 "the rates of other currencies are of {day} and too old. Ask the operator for new ones."
             )
+        }
+    }
+}
+
+const fn explain_withheld(withheld: Withheld) -> &'static str {
+    match withheld {
+        Withheld::Credential => {
+            "keybrake: the vendor's answer holds a secret of the operator's, so it is withheld. The vendor may have \
+             acted; what the call cost is counted. Ask the operator before you try again."
+        }
+        Withheld::Encoded => {
+            "keybrake: the vendor's answer is compressed, which was not asked for, so it is withheld. The vendor may \
+             have acted; what the call cost is counted."
         }
     }
 }

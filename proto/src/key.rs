@@ -1,10 +1,14 @@
 //! Vault keys: their text, their public id, and the digest that is stored.
 
+mod elsewhere;
+
 use std::fmt;
 use std::str::FromStr;
 
 use base64::Engine as _;
 use serde::{Deserialize, Serialize, de};
+
+pub use elsewhere::stands_in;
 
 /// What every vault key begins with.
 const PREFIX: &str = "vault_";

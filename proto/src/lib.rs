@@ -20,6 +20,7 @@ pub mod idempotency;
 pub mod journal;
 pub mod json;
 pub mod key;
+pub mod leak;
 pub mod ledger;
 pub mod mark;
 pub mod money;

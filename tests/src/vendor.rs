@@ -180,14 +180,14 @@ impl Door {
     }
 }
 
-fn wait_for_connection(listener: &TcpListener) {
+pub(crate) fn wait_for_connection(listener: &TcpListener) {
     let mut waiting = libc::pollfd { fd: listener.as_raw_fd(), events: libc::POLLIN, revents: 0 };
     // SAFETY: the pointer is to one live `pollfd`.
     unsafe { libc::poll(&raw mut waiting, 1, -1) };
 }
 
 #[cfg(target_os = "linux")]
-fn arrived_bytes(socket: &TcpStream) -> u64 {
+pub(crate) fn arrived_bytes(socket: &TcpStream) -> u64 {
     // SAFETY: all of its fields are integers, for which zeros are values.
     let mut info: libc::tcp_info = unsafe { std::mem::zeroed() };
     let mut length = libc::socklen_t::try_from(size_of::<libc::tcp_info>()).unwrap();

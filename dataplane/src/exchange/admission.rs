@@ -80,7 +80,7 @@ impl Target {
     }
 
     /// The canonical path in the path that arrived.
-    fn path<'a>(&self, arrived: &'a [u8]) -> &'a [u8] {
+    pub(super) fn path<'a>(&self, arrived: &'a [u8]) -> &'a [u8] {
         arrived.get(arrived.len().saturating_sub(self.path_bytes)..).unwrap_or_default()
     }
 

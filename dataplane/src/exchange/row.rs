@@ -14,6 +14,7 @@ use keybrake_proto::deny::Deny;
 use keybrake_proto::http1::Method;
 use keybrake_proto::journal::{End, IntentId};
 use keybrake_proto::json;
+use keybrake_proto::key;
 use keybrake_proto::money::Micros;
 use keybrake_proto::time::UnixMicros;
 
@@ -53,6 +54,8 @@ pub(super) struct Trace {
     vendor_request_id: Option<String>,
     /// What the request says of its sender.
     context: Context,
+    /// No text of the request holds a vault key.
+    has_no_key: bool,
 }
 
 /// How an exchange ended.
@@ -65,6 +68,9 @@ pub(super) struct Ending {
     /// What the hold came to, where there was one.
     pub(super) ended: Option<Ended>,
 }
+
+/// What stands in a row in place of a path that holds a vault key.
+const WITHHELD: &str = "(withheld)";
 
 /// What the id of a look-up's row has behind that of the call that needs it.
 const LOOK_UP: &str = "_lookup";
@@ -124,6 +130,7 @@ impl Trace {
             path_bytes: None,
             vendor_request_id: None,
             context: Context::default(),
+            has_no_key: false,
         }
     }
 
@@ -143,6 +150,11 @@ impl Trace {
             self.context.add_json(agent.body());
         }
         self.context.add_form(head.query(input).unwrap_or_default());
+    }
+
+    /// None of its texts holds a vault key, so that all of them may be written down.
+    pub(super) fn holds_no_key(&mut self) {
+        self.has_no_key = true;
     }
 
     /// When its head had arrived.
@@ -261,6 +273,10 @@ impl Trace {
             .path_bytes
             .map_or(path, |bytes| path.get(path.len().saturating_sub(bytes)..).unwrap_or(path));
         let path = std::str::from_utf8(path).unwrap_or_default();
+        // A vault key is on no disk (contract I8).
+        let may_show = |text: &str| self.has_no_key || !key::stands_in(text.as_bytes());
+        let shown = |value: &'a [u8]| text(value).filter(|_| self.has_no_key || !key::stands_in(value));
+        let path = if may_show(path) { path } else { WITHHELD };
         let record = self.key.as_ref();
         let latency_us = micros_since(self.began);
         AuditRow {
@@ -281,15 +297,17 @@ impl Trace {
             currency: self.quote.currency.as_ref().map(Currency::as_str),
             amount_minor: self.quote.amount_minor,
             vendor_request_id: self.vendor_request_id.as_deref(),
-            idempotency_key: head.idempotency_key(input).and_then(text),
+            idempotency_key: head.idempotency_key(input).and_then(shown),
             latency_us,
             overhead_us: latency_us.saturating_sub(self.vendor_us),
             client_addr: agent.peer(),
-            user_agent: head.field(input, "user-agent").and_then(text),
+            user_agent: head.field(input, "user-agent").and_then(shown),
             metadata: record.map_or_else(Vec::new, |record| {
                 let own = record.metadata.iter().map(|(name, value)| (name.as_str(), value.as_str()));
                 // What the operator wrote on the key no agent can say otherwise.
-                let said = self.context.entries().filter(|(name, _)| !record.metadata.contains_key(*name));
+                let said = self.context.entries().filter(|(name, value)| {
+                    !record.metadata.contains_key(*name) && may_show(name) && may_show(value)
+                });
                 own.chain(said).collect()
             }),
             amends: None,

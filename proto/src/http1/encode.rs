@@ -32,7 +32,7 @@ const REQUEST_FIELDS: [&str; 2] = ["authorization", "host"];
 
 /// A vendor's words about itself or to a browser, which an agent must not act on: an SDK that follows
 /// `Location` would carry its vault key to another host (H9, S3).
-const REPLY_FIELDS: [&str; 5] = ["alt-svc", "location", "refresh", "server", "set-cookie"];
+const REPLY_FIELDS: [&str; 6] = ["alt-svc", "location", "refresh", "server", "set-cookie", "set-cookie2"];
 
 /// The first line of a request to a vendor, from parts that were parsed or rewritten by routing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -229,9 +229,10 @@ fn is_one_line(line: &[u8]) -> bool {
     content.contains(&b':') && head::is_field_value(content)
 }
 
-/// A line that fails the grammar is not written (H9).
+/// A line that fails the grammar is not written (H9), nor one beyond ASCII: parsers differ on which of those bytes end a
+/// line.
 fn field(out: &mut Vec<u8>, name: &[u8], value: &[u8]) {
-    if !head::is_token(name) || !head::is_field_value(value) {
+    if !head::is_token(name) || !head::is_field_value(value) || !value.is_ascii() {
         return;
     }
     out.extend_from_slice(name);

@@ -138,7 +138,7 @@ pub enum HeadError {
     FieldNameSpace,
     /// A field name that is empty, no token (RFC 9110 section 5.1), holds `_` (A4), or resembles a framing field (H3).
     FieldName,
-    /// A control byte in a field value (RFC 9110 section 5.5).
+    /// A control byte in a field value (RFC 9110 section 5.5), or a byte beyond ASCII in one that decides something.
     FieldValue,
     /// A second line of a field that decides who pays or how the body reads: Authorization, Content-Type,
     /// Content-Encoding, Idempotency-Key.
@@ -456,7 +456,7 @@ pub(super) fn spells(name: &[u8], letters: &str) -> bool {
 }
 
 /// A field value: no control bytes but tabs (RFC 9110 section 5.5). Bytes over 127 are opaque and allowed, since
-/// SDKs put host names into their client fields.
+/// SDKs put host names into their client fields; [`super::encode`] leaves such a field out.
 pub(super) fn is_field_value(bytes: &[u8]) -> bool {
     bytes.iter().fold(true, |clean, &byte| clean & (byte == b'\t' || !byte.is_ascii_control()))
 }

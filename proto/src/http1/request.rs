@@ -226,12 +226,12 @@ impl RequestHead {
             }
             7 if is("upgrade") => Err(HeadError::Upgrade),
             10 if is("connection") => self.notice_connection(value),
-            12 if is("content-type") => once(&mut self.content_type, field.value),
-            13 if is("authorization") => once(&mut self.authorization, field.value),
+            12 if is("content-type") => once(&mut self.content_type, field.value, value),
+            13 if is("authorization") => once(&mut self.authorization, field.value, value),
             14 if is("content-length") => self.framing.length(plain()),
             14 if is("http2-settings") => Err(HeadError::Upgrade),
-            15 if is("idempotency-key") => once(&mut self.idempotency_key, field.value),
-            16 if is("content-encoding") => once(&mut self.content_encoding, field.value),
+            15 if is("idempotency-key") => once(&mut self.idempotency_key, field.value, value),
+            16 if is("content-encoding") => once(&mut self.content_encoding, field.value, value),
             17 if is("transfer-encoding") => self.framing.coding(plain()),
             // Somebody may take `Transfer---Encoding` for the field it resembles.
             _ if head::spells(name, "contentlength") || head::spells(name, "transferencoding") => {
@@ -357,8 +357,12 @@ impl RequestHead {
     }
 }
 
-fn once(slot: &mut Option<Span>, value: Span) -> Result<(), HeadError> {
-    if slot.replace(value).is_some() { Err(HeadError::FieldRepeated) } else { Ok(()) }
+/// Keeps a field that decides something: there is one of it, and in ASCII, beyond which nothing is sent on.
+fn once(slot: &mut Option<Span>, span: Span, value: &[u8]) -> Result<(), HeadError> {
+    if !value.is_ascii() {
+        return Err(HeadError::FieldValue);
+    }
+    if slot.replace(span).is_some() { Err(HeadError::FieldRepeated) } else { Ok(()) }
 }
 
 /// Refuses a first line at its first byte that fits no method, so that a TLS hello or `PRI` waits for no line end.
