@@ -12,6 +12,7 @@ mod hand_over;
 mod issue;
 mod keys;
 mod reload;
+mod requests;
 mod revoke;
 mod spool;
 mod vendors;
@@ -37,6 +38,7 @@ use crate::in_flight::InForce;
 use crate::lease::Lease;
 use crate::mailbox::Mailbox;
 use crate::metrics::{self, Metrics};
+use crate::requests::Requests;
 use crate::rt::Kernel;
 use crate::seal::{KeyDigester, MasterKey};
 use crate::settings::Settings;
@@ -66,6 +68,8 @@ pub(crate) struct Control {
     /// What the configuration says now.
     pub(crate) settings: ArcSwap<Settings>,
     pub(crate) reloads: Reloads,
+    /// Of the month.
+    pub(crate) requests: Arc<Requests>,
     pub(crate) proxy_listen: String,
     pub(crate) kernel: Kernel,
     pub(crate) started: Instant,
@@ -162,6 +166,7 @@ impl Control {
             workers: self.shards.len(),
             vendors: self.settings.load().config.vendor_names(),
             config: self.reloads.state(),
+            requests: self.requests_of_month(),
             keys: self.keys.count(),
             clock: self.clock.view(),
             counters: self.counters(),
@@ -221,6 +226,7 @@ impl Control {
         ]);
         counters.extend(self.figures.counters());
         counters.extend(self.reloads.counters());
+        counters.extend(self.request_counters());
         counters
     }
 

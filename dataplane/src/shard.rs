@@ -27,6 +27,7 @@ use crate::objects::Objects;
 use crate::pacing::{Pacer, Turn};
 use crate::pool::{Pool, VendorConnection};
 use crate::registry::{KeyEntry, Registry};
+use crate::requests::{Requests, Tally};
 use crate::resolve::{ResolveError, ResolverHandle};
 use crate::rt::{self, Listener};
 use crate::seal::KeyDigester;
@@ -127,6 +128,7 @@ pub(crate) struct Common {
     pub(crate) clock: Arc<Clock>,
     pub(crate) lease: Lease,
     pub(crate) memory: Arc<Memory>,
+    pub(crate) requests: Arc<Requests>,
     pub(crate) objects: Arc<Objects>,
     /// What the process before still runs.
     pub(crate) left: Left,
@@ -145,6 +147,8 @@ pub(crate) struct Shard {
     pub(crate) clock: Arc<Clock>,
     /// What repeats of a request find.
     pub(crate) memory: Arc<Memory>,
+    /// The installation's requests of the month.
+    pub(crate) tally: Rc<Tally>,
     /// What keys counted for the vendor's objects.
     pub(crate) objects: Arc<Objects>,
     lease: Lease,
@@ -181,7 +185,9 @@ impl Shard {
             registry.insert(Arc::clone(entry));
         }
         let journal = Rc::new(journal);
-        let heir = Heir::new(&journal, &common.memory, inherited, common.left.clone());
+        let most = common.settings.config.requests.monthly_max;
+        let tally = Rc::new(Tally::new(Arc::clone(&common.requests), most));
+        let heir = Heir::new(&journal, &common.memory, &tally, inherited, common.left.clone());
         let deadlines = Rc::<Deadlines>::default();
         let shard = Shard {
             current: RefCell::new(Rc::new(Current::new(Arc::clone(&common.settings)))),
@@ -193,6 +199,7 @@ impl Shard {
             digester: common.digester.clone(),
             clock: Arc::clone(&common.clock),
             memory: Arc::clone(&common.memory),
+            tally,
             objects: Arc::clone(&common.objects),
             lease: common.lease.clone(),
             resolver: common.resolver.clone(),
@@ -229,6 +236,7 @@ impl Shard {
                     self.in_flight.acknowledge_all(move |in_force| ack.send(in_force));
                 }
                 Message::Reloaded { settings, ack } => {
+                    self.tally.set(settings.config.requests.monthly_max);
                     let renewed = self.current().renewed(settings);
                     *self.current.borrow_mut() = Rc::new(renewed);
                     ack.send(InForce { at_vendor: 0, cut: 0, at: Instant::now() });

@@ -7,9 +7,11 @@ mod check;
 mod operation;
 mod overrides;
 mod reload;
+mod requests;
 
 pub use operation::{BodyForm, Cost, Operation};
 pub use reload::{Class, FIELDS, Field, Reload, VENDOR_FIELDS};
+pub use requests::Requests;
 
 use std::fmt;
 use std::net::SocketAddr;
@@ -38,6 +40,9 @@ pub struct Config {
     /// What currencies and units are worth.
     #[serde(default)]
     pub prices: Prices,
+    /// What all keys together may send.
+    #[serde(default)]
+    pub requests: Requests,
     /// What no issued key may go beyond.
     #[serde(default)]
     pub issue: IssueBounds,

@@ -5,6 +5,7 @@
 //! the authentication: whoever may open it is the operator.
 
 mod config;
+mod requests;
 mod revoke;
 mod vendors;
 
@@ -18,6 +19,7 @@ use crate::key::KeyId;
 use crate::money::{Micros, usd};
 use crate::policy::{KeyChange, KeySpec, Restrictions, Rule};
 pub use config::{ConfigState, ConfigView};
+pub use requests::RequestsView;
 pub use revoke::{
     NotARevoke, REVOKE_IDS_MAX, REVOKED_IDS_MAX, Revoke, RevokeSpec, Revoked, SPOOL_BYTES_MAX, SPOOL_NAME,
     SPOOL_SUFFIX, Selector, SpoolDamaged, Spooled,
@@ -343,6 +345,9 @@ pub struct Status {
     /// What became of the configuration since it was read.
     #[serde(default)]
     pub config: ConfigState,
+    /// How much of the month's quota is used; `None`: there is none.
+    #[serde(default)]
+    pub requests: Option<RequestsView>,
     /// What the guard of the day sees.
     pub clock: ClockView,
     /// Counters by name, as in `/metrics`.

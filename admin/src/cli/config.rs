@@ -120,7 +120,7 @@ fn in_toml(config: &serde_json::Value) -> Result<String, Failure> {
 }
 
 fn reload(invocation: &Invocation<'_>, connection: &Connection) -> Result<ExitCode, Failure> {
-    let answer = Client::new(invocation, connection)?.post("/config/reload", b"")?;
+    let answer = Client::beside_a_bad_file(invocation, connection)?.post("/config/reload", b"")?;
     if invocation.json {
         print_json(&answer.body)?;
     }
