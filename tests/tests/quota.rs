@@ -90,7 +90,7 @@ fn q30_beyond_the_quota_nothing_is_sent_and_a_reload_raises_it() {
     let other = keybrake.issue(&["GET /v1/charges/**"], &json!({}));
     assert_eq!(get(keybrake.proxy(), "/stripe/v1/charges/ch_1", &other.text).status, 429);
     let rows = keybrake.eventually_rows(&other.id, 1);
-    assert_eq!(rows[0]["result"], "monthly_quota_exceeded");
+    assert_eq!(rows[0]["policy_check_result"], "monthly_quota_exceeded");
     let status = keybrake.cli_command(&["status"]).output().unwrap();
     let status = String::from_utf8_lossy(&status.stdout).into_owned();
     assert!(status.contains("10 of 10 in "), "{status}");

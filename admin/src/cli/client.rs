@@ -76,15 +76,15 @@ impl Client {
         Client::with(config, invocation, connection)
     }
 
-    /// The way to the API, for an order that is about the configuration itself: of a file that cannot be used, it is
-    /// where address and token are.
+    /// The way to the API for what is about the configuration itself: a file that cannot be used still says where
+    /// address and token are.
     pub(super) fn beside_a_bad_file(
         invocation: &Invocation<'_>,
         connection: &Connection,
     ) -> Result<Client, Failure> {
         match config::try_load(invocation.config) {
             Err(LoadError::Unusable(failure)) if connection.url.is_none() => {
-                let places = config::places(invocation.config).ok_or_else(|| Failure::operation(&failure))?;
+                let places = config::places(invocation.config).ok_or(failure)?;
                 Client::with(Some(places), invocation, connection)
             }
             Ok(_) | Err(LoadError::Missing | LoadError::Unusable(_)) => Client::new(invocation, connection),

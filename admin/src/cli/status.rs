@@ -25,7 +25,7 @@ pub(super) struct TokenArguments {
 
 /// `keybrake status`.
 pub(super) fn status(invocation: &Invocation<'_>, connection: &Connection) -> Result<ExitCode, Failure> {
-    let health = Client::new(invocation, connection)?.get("/healthz")?.body;
+    let health = Client::beside_a_bad_file(invocation, connection)?.get("/healthz")?.body;
     if invocation.json {
         print_json(&health)?;
     } else {
