@@ -12,6 +12,7 @@ mod hand_over;
 mod issue;
 mod keys;
 mod reload;
+mod requests;
 mod revoke;
 mod spool;
 mod tls;
@@ -38,6 +39,7 @@ use crate::in_flight::InForce;
 use crate::lease::Lease;
 use crate::mailbox::Mailbox;
 use crate::metrics::{self, Metrics};
+use crate::requests::Requests;
 use crate::rt::Kernel;
 use crate::seal::{KeyDigester, MasterKey};
 use crate::settings::Settings;
@@ -68,6 +70,8 @@ pub(crate) struct Control {
     /// What the configuration says now.
     pub(crate) settings: ArcSwap<Settings>,
     pub(crate) reloads: Reloads,
+    /// Of the month.
+    pub(crate) requests: Arc<Requests>,
     pub(crate) proxy_listen: String,
     pub(crate) kernel: Kernel,
     pub(crate) started: Instant,
@@ -166,6 +170,7 @@ impl Control {
             workers: self.shards.len(),
             vendors: self.settings.load().config.vendor_names(),
             config: self.reloads.state(),
+            requests: self.requests_of_month(),
             keys: self.keys.count(),
             clock: self.clock.view(),
             proxy_tls: self.agent_tls.as_deref().map(tls::view),
@@ -227,6 +232,7 @@ impl Control {
         counters.extend(self.figures.counters());
         counters.extend(self.reloads.counters());
         counters.extend(self.agent_tls.iter().flat_map(|tls| tls::counters(tls)));
+        counters.extend(self.request_counters());
         counters
     }
 

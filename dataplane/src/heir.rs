@@ -20,6 +20,7 @@ use crate::hold::{Ended, Hold};
 use crate::idempotency::Memory;
 use crate::journal::Journal;
 use crate::registry::KeyEntry;
+use crate::requests::Tally;
 use crate::storage::Running;
 
 /// An exchange of the process before and the key it is under.
@@ -61,11 +62,12 @@ impl Heir {
     pub(crate) fn new(
         journal: &Rc<Journal>,
         memory: &Arc<Memory>,
+        tally: &Rc<Tally>,
         inherited: &[Inherited],
         left: Left,
     ) -> Heir {
         let hold = |one: &Inherited| {
-            (one.running.intent, Hold::inherited(&one.entry, journal, memory, &one.running))
+            (one.running.intent, Hold::inherited(&one.entry, journal, memory, tally, &one.running))
         };
         let holds = RefCell::new(inherited.iter().map(hold).collect());
         Heir { journal: Rc::clone(journal), holds, left }

@@ -8,11 +8,12 @@ use keybrake_proto::idempotency::{Answer, Ending, Identity, Joined, Money, Share
 use keybrake_proto::journal::{Booking, End, IntentId};
 use keybrake_proto::ledger::chain::{Refusal, Sent};
 use keybrake_proto::money::Micros;
-use keybrake_proto::time::{Day, UnixMicros};
+use keybrake_proto::time::{Day, Month, UnixMicros};
 
 use crate::idempotency::{Memory, Place};
 use crate::journal::Journal;
 use crate::registry::KeyEntry;
+use crate::requests::{Tally, UsedUp};
 use crate::storage::Running;
 
 /// A quote kept aside in a key's account. Only [`Hold::reserve`] makes one.
@@ -28,6 +29,8 @@ pub(crate) struct Hold {
     quote: Micros,
     shared: Option<Shared>,
     day: Day,
+    /// The month it counts in as one of the installation's requests; a look-up does not.
+    counted: Option<(Rc<Tally>, Month)>,
     ended: bool,
 }
 
@@ -73,7 +76,7 @@ impl Hold {
     ) -> Result<Hold, Refusal> {
         let day = entry.account.reserve(today, quote)?;
         let (entry, journal) = (Arc::clone(entry), Rc::clone(journal));
-        Ok(Hold { entry, journal, intent: None, quote, shared: None, day, ended: false })
+        Ok(Hold { entry, journal, intent: None, quote, shared: None, day, counted: None, ended: false })
     }
 
     /// Keeps `quote` aside for a request that `memory` knows no other exchange of, or shares what is
@@ -98,7 +101,7 @@ impl Hold {
         };
         let (entry, journal) = (Arc::clone(entry), Rc::clone(journal));
         let shared = Some(Shared { memory: Arc::clone(memory), share });
-        Ok(Hold { entry, journal, intent: None, quote, shared, day, ended: false })
+        Ok(Hold { entry, journal, intent: None, quote, shared, day, counted: None, ended: false })
     }
 
     /// The hold of an exchange that another process has admitted. What it keeps aside stands in the account
@@ -107,12 +110,22 @@ impl Hold {
         entry: &Arc<KeyEntry>,
         journal: &Rc<Journal>,
         memory: &Arc<Memory>,
+        tally: &Rc<Tally>,
         running: &Running,
     ) -> Hold {
         let Running { intent, day, quote, share, .. } = *running;
+        // The count of the start has it.
+        let counted = Some((Rc::clone(tally), day.month()));
         let (entry, journal) = (Arc::clone(entry), Rc::clone(journal));
         let shared = share.map(|share| Shared { memory: Arc::clone(memory), share });
-        Hold { entry, journal, intent: Some(intent), quote, shared, day, ended: false }
+        Hold { entry, journal, intent: Some(intent), quote, shared, day, counted, ended: false }
+    }
+
+    /// It counts as one of the installation's requests, unless it ends unsent.
+    pub(crate) fn count(&mut self, tally: &Rc<Tally>) -> Result<(), UsedUp> {
+        let month = tally.take(self.day)?;
+        self.counted = Some((Rc::clone(tally), month));
+        Ok(())
     }
 
     /// What is kept aside for it, by itself or by others.
@@ -228,7 +241,12 @@ impl Hold {
     fn book(&self, today: Day, freed: Micros, charge: Micros, sent: Sent) -> Vec<Booking> {
         let requests = match sent {
             Sent::Yes => 1,
-            Sent::No => 0,
+            Sent::No => {
+                if let Some((tally, month)) = &self.counted {
+                    tally.give_back(*month);
+                }
+                0
+            }
         };
         let mut bookings = Vec::with_capacity(1);
         self.entry.account.settle(today, freed, charge, sent, |key, day| {

@@ -41,6 +41,7 @@ mod progress;
 mod recovery;
 mod registry;
 mod relay;
+mod requests;
 mod resolve;
 mod rt;
 mod run;

@@ -115,6 +115,7 @@ impl Running {
             lease: lease.clone(),
             memory: state.memory,
             objects: state.objects,
+            requests: Arc::clone(&state.requests),
             left: left.clone(),
             agent_tls: agent_tls.clone(),
         });
@@ -128,6 +129,7 @@ impl Running {
             master: state.master,
             lease: lease.clone(),
             settings: ArcSwap::new(settings),
+            requests: state.requests,
             reloads: Reloads::new(source, state.others),
             proxy_listen: proxy_listen.to_string(),
             kernel,

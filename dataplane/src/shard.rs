@@ -27,6 +27,7 @@ use crate::objects::Objects;
 use crate::pacing::{Pacer, Turn};
 use crate::pool::{Pool, VendorConnection};
 use crate::registry::{KeyEntry, Registry};
+use crate::requests::{Requests, Tally};
 use crate::resolve::{ResolveError, ResolverHandle};
 use crate::rt::{self, Listener};
 use crate::seal::KeyDigester;
@@ -128,6 +129,7 @@ pub(crate) struct Common {
     pub(crate) clock: Arc<Clock>,
     pub(crate) lease: Lease,
     pub(crate) memory: Arc<Memory>,
+    pub(crate) requests: Arc<Requests>,
     pub(crate) objects: Arc<Objects>,
     /// What the process before still runs.
     pub(crate) left: Left,
@@ -148,6 +150,8 @@ pub(crate) struct Shard {
     pub(crate) clock: Arc<Clock>,
     /// What repeats of a request find.
     pub(crate) memory: Arc<Memory>,
+    /// The installation's requests of the month.
+    pub(crate) tally: Rc<Tally>,
     /// What keys counted for the vendor's objects.
     pub(crate) objects: Arc<Objects>,
     /// What agents' connections begin with, if that is TLS.
@@ -186,7 +190,9 @@ impl Shard {
             registry.insert(Arc::clone(entry));
         }
         let journal = Rc::new(journal);
-        let heir = Heir::new(&journal, &common.memory, inherited, common.left.clone());
+        let most = common.settings.config.requests.monthly_max;
+        let tally = Rc::new(Tally::new(Arc::clone(&common.requests), most));
+        let heir = Heir::new(&journal, &common.memory, &tally, inherited, common.left.clone());
         let deadlines = Rc::<Deadlines>::default();
         let shard = Shard {
             current: RefCell::new(Rc::new(Current::new(Arc::clone(&common.settings)))),
@@ -198,6 +204,7 @@ impl Shard {
             digester: common.digester.clone(),
             clock: Arc::clone(&common.clock),
             memory: Arc::clone(&common.memory),
+            tally,
             objects: Arc::clone(&common.objects),
             agent_tls: common.agent_tls.clone(),
             lease: common.lease.clone(),
@@ -235,6 +242,7 @@ impl Shard {
                     self.in_flight.acknowledge_all(move |in_force| ack.send(in_force));
                 }
                 Message::Reloaded { settings, ack } => {
+                    self.tally.set(settings.config.requests.monthly_max);
                     let renewed = self.current().renewed(settings);
                     *self.current.borrow_mut() = Rc::new(renewed);
                     ack.send(InForce { at_vendor: 0, cut: 0, at: Instant::now() });

@@ -24,6 +24,7 @@ use crate::open_vendor;
 use crate::pool::Vendor;
 use crate::recovery::{self, Opened};
 use crate::registry::{KeyEntry, KeyRecord};
+use crate::requests::Requests;
 use crate::seal::{Made, MasterKey};
 use crate::storage::{Books, Opening, Others, Running, Store, StoredCredential};
 
@@ -33,6 +34,7 @@ pub(crate) struct State {
     pub(crate) books: Books,
     pub(crate) memory: Arc<Memory>,
     pub(crate) objects: Arc<Objects>,
+    pub(crate) requests: Arc<Requests>,
     pub(crate) book: Arc<PriceBook>,
     pub(crate) recovered: Recovered,
     pub(crate) marks: Arc<Marks>,
@@ -87,6 +89,7 @@ pub(crate) fn open(config: &Config, runs: impl Fn(IntentId) -> bool) -> anyhow::
     }
     let others = store.credentials_of_others(&config.vendor_names())?;
     let keys = open_keys(&store, &books)?;
+    let requests = Arc::new(Requests::new(books.sent()));
     let inherited = inherit(&keys, books.running());
     let memory = books.begin_memory(clock::wall());
     let objects = Arc::new(books.begin_objects());
@@ -96,6 +99,7 @@ pub(crate) fn open(config: &Config, runs: impl Fn(IntentId) -> bool) -> anyhow::
         books,
         memory,
         objects,
+        requests,
         book,
         recovered,
         marks,

@@ -40,6 +40,7 @@ use self::batch::{Batch, Change, Family};
 use self::books::Stored;
 use self::writer::{Sink, Wal};
 use crate::marks::{Last, Marks};
+use crate::requests::OfMonth;
 
 /// Sealed credentials by vendor, each with its account.
 pub(crate) type Others = HashMap<String, Vec<(String, StoredCredential)>>;
@@ -97,6 +98,7 @@ impl Store {
             cursors: places(format::CURSOR)?,
             floors: places(format::FLOOR)?,
             floor_row: self.floor_row()?,
+            sent: self.sent()?,
             next_sequence: self.next_audit_sequence()?,
         }))
     }
@@ -135,6 +137,11 @@ impl Store {
     ) -> Result<(Batch, u64), StoreError> {
         let rows = self.ids_of_rows_from(books.floor_row)?;
         Ok(books.recover(records, now, runs, |id| rows.contains(id)))
+    }
+
+    fn sent(&self) -> Result<OfMonth, StoreError> {
+        let Some(value) = self.get(Family::Meta, format::SENT)? else { return Ok(OfMonth::default()) };
+        format::decode_sent(&value).ok_or(StoreError::DamagedEntry(Family::Meta.name()))
     }
 
     fn floor_row(&self) -> Result<u64, StoreError> {

@@ -7,10 +7,12 @@ mod check;
 mod operation;
 mod overrides;
 mod reload;
+mod requests;
 mod tls;
 
 pub use operation::{BodyForm, Cost, Operation};
 pub use reload::{Class, FIELDS, Field, Reload, VENDOR_FIELDS};
+pub use requests::Requests;
 pub use tls::{Tls, TlsVersion};
 
 use std::fmt;
@@ -40,6 +42,9 @@ pub struct Config {
     /// What currencies and units are worth.
     #[serde(default)]
     pub prices: Prices,
+    /// What all keys together may send.
+    #[serde(default)]
+    pub requests: Requests,
     /// What no issued key may go beyond.
     #[serde(default)]
     pub issue: IssueBounds,

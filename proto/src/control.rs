@@ -5,6 +5,7 @@
 //! the authentication: whoever may open it is the operator.
 
 mod config;
+mod requests;
 mod revoke;
 mod tls;
 mod vendors;
@@ -19,6 +20,7 @@ use crate::key::KeyId;
 use crate::money::{Micros, usd};
 use crate::policy::{KeyChange, KeySpec, Restrictions, Rule};
 pub use config::{ConfigState, ConfigView};
+pub use requests::RequestsView;
 pub use revoke::{
     NotARevoke, REVOKE_IDS_MAX, REVOKED_IDS_MAX, Revoke, RevokeSpec, Revoked, SPOOL_BYTES_MAX, SPOOL_NAME,
     SPOOL_SUFFIX, Selector, SpoolDamaged, Spooled,
@@ -345,6 +347,9 @@ pub struct Status {
     /// What became of the configuration since it was read.
     #[serde(default)]
     pub config: ConfigState,
+    /// How much of the month's quota is used; `None`: there is none.
+    #[serde(default)]
+    pub requests: Option<RequestsView>,
     /// What the guard of the day sees.
     pub clock: ClockView,
     /// The certificate that agents are shown; absent where they connect with plain HTTP.

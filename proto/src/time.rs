@@ -37,6 +37,14 @@ impl Day {
         self.0
     }
 
+    /// The UTC month it lies in.
+    #[expect(clippy::arithmetic_side_effects, reason = "a day is below 2^17, far from overflow")]
+    pub fn month(self) -> Month {
+        let (year, month, _) = civil_from_days(u64::from(self.0));
+        let months = (year - 1970) * 12 + (month - 1);
+        Month(u32::try_from(months).unwrap_or(u32::MAX))
+    }
+
     /// The first instant of this day.
     pub fn start(self) -> UnixMicros {
         UnixMicros::from_seconds(u64::from(self.0).saturating_mul(SECONDS_PER_DAY))
@@ -46,6 +54,38 @@ impl Day {
     pub fn end(self) -> UnixMicros {
         let seconds = u64::from(self.0).saturating_add(1).saturating_mul(SECONDS_PER_DAY);
         UnixMicros(seconds.saturating_mul(MICROS_PER_SECOND))
+    }
+}
+
+/// A UTC month: months since January 1970.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct Month(u32);
+
+impl Month {
+    /// The month with this number, at most that of [`Day::MAX`].
+    pub fn new(months: u32) -> Month {
+        Month(months.min(Day::MAX.month().0))
+    }
+
+    /// Months since January 1970.
+    pub const fn as_u32(self) -> u32 {
+        self.0
+    }
+
+    /// The first instant after this month: when a monthly window resets.
+    #[expect(clippy::arithmetic_side_effects, reason = "months are below 2^13, far from overflow")]
+    pub fn end(self) -> UnixMicros {
+        let next = u64::from(self.0) + 1;
+        let days = days_from_civil(1970 + next / 12, next % 12 + 1, 1);
+        UnixMicros::from_seconds(days.saturating_mul(SECONDS_PER_DAY))
+    }
+}
+
+/// As `2026-11`.
+impl fmt::Display for Month {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:04}-{:02}", 1970_u32.saturating_add(self.0 / 12), (self.0 % 12).saturating_add(1))
     }
 }
 
@@ -243,6 +283,21 @@ mod tests {
 
     proptest::proptest! {
         #[test]
+    fn a_month_ends_where_the_next_one_begins() {
+        for (day, month, end) in [
+            ("1970-01-01", "1970-01", "1970-02-01T00:00:00Z"),
+            ("2026-11-30", "2026-11", "2026-12-01T00:00:00Z"),
+            ("2026-12-01", "2026-12", "2027-01-01T00:00:00Z"),
+            ("2028-02-29", "2028-02", "2028-03-01T00:00:00Z"),
+        ] {
+            let of = Day::parse(day).unwrap().month();
+            assert_eq!((of.to_string(), of.end().to_string()), (month.to_owned(), end.to_owned()));
+            assert_eq!(Month::new(of.as_u32()), of);
+        }
+        assert_eq!(Month::new(u32::MAX), Day::MAX.month());
+    }
+
+    #[test]
         fn every_second_reads_back(seconds in 0..4_000_000_000u64) {
             let instant = UnixMicros::from_seconds(seconds);
             proptest::prop_assert_eq!(UnixMicros::parse_rfc3339(&instant.to_string()), Some(instant));

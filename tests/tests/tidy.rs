@@ -32,7 +32,7 @@ const LAYERS: [&[&str]; 21] = [
     &["downstream", "registry"],
     &["transport", "in_flight", "account", "idempotency", "objects"],
     &["tls", "pacing"],
-    &["resolve", "deadline", "metrics", "lease", "tokens"],
+    &["resolve", "deadline", "metrics", "lease", "tokens", "requests"],
     &["rt", "mailbox"],
     &["seal", "clock"],
     &["marks", "progress", "descriptors", "source"],

@@ -7,7 +7,7 @@ use axum::extract::State;
 use axum::http::header::CONTENT_TYPE;
 use axum::http::{HeaderName, StatusCode};
 use axum::response::IntoResponse;
-use keybrake_proto::control::{ClockState, ClockView, ConfigState, Reply, Request, Status};
+use keybrake_proto::control::{ClockState, ClockView, ConfigState, Reply, Request, RequestsView, Status};
 use serde::Serialize;
 
 use super::Api;
@@ -93,6 +93,7 @@ struct Running {
     vendors: Vec<String>,
     keys: usize,
     config: ConfigState,
+    requests: Option<RequestsView>,
     clock: ClockView,
 }
 
@@ -122,6 +123,7 @@ pub(super) async fn healthz(State(api): State<Arc<Api>>) -> Json<impl Serialize>
                 vendors: status.vendors,
                 keys: status.keys,
                 config: status.config,
+                requests: status.requests,
                 clock: status.clock,
             }),
         },

@@ -73,6 +73,29 @@ impl Client {
             Err(LoadError::Unusable(_)) if connection.url.is_some() => None,
             Err(LoadError::Unusable(failure)) => return Err(failure),
         };
+        Client::with(config, invocation, connection)
+    }
+
+    /// The way to the API for what is about the configuration itself: a file that cannot be used still says where
+    /// address and token are.
+    pub(super) fn beside_a_bad_file(
+        invocation: &Invocation<'_>,
+        connection: &Connection,
+    ) -> Result<Client, Failure> {
+        match config::try_load(invocation.config) {
+            Err(LoadError::Unusable(failure)) if connection.url.is_none() => {
+                let places = config::places(invocation.config).ok_or(failure)?;
+                Client::with(Some(places), invocation, connection)
+            }
+            Ok(_) | Err(LoadError::Missing | LoadError::Unusable(_)) => Client::new(invocation, connection),
+        }
+    }
+
+    fn with(
+        config: Option<Config>,
+        invocation: &Invocation<'_>,
+        connection: &Connection,
+    ) -> Result<Client, Failure> {
         let base = match (&connection.url, &config) {
             (Some(url), _) => base(url)?,
             (None, Some(config)) => match config::reachable(config.admin.listen) {

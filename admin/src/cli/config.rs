@@ -57,7 +57,7 @@ pub(super) fn run(invocation: &Invocation<'_>, command: &ConfigCommand) -> Resul
         }
         ConfigCommand::Show { running: false, .. } => show(invocation, &config::load(invocation.config)?),
         ConfigCommand::Show { running: true, connection } => {
-            let answer = Client::new(invocation, connection)?.get("/config")?;
+            let answer = Client::beside_a_bad_file(invocation, connection)?.get("/config")?;
             let view: ConfigView = answer.read()?;
             if invocation.json {
                 print_json(&view.config)?;
@@ -120,7 +120,9 @@ fn in_toml(config: &serde_json::Value) -> Result<String, Failure> {
 }
 
 fn reload(invocation: &Invocation<'_>, connection: &Connection) -> Result<ExitCode, Failure> {
-    let answer = Client::new(invocation, connection)?.post("/config/reload", b"")?;
+    // Of a file that does not even say where to ask, the line is the same and so is the status.
+    let client = Client::beside_a_bad_file(invocation, connection).map_err(Failure::operation)?;
+    let answer = client.post("/config/reload", b"")?;
     if invocation.json {
         print_json(&answer.body)?;
     }

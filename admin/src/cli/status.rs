@@ -4,6 +4,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::Args;
+use keybrake_proto::control::RequestsView;
 use serde_json::{Value, json};
 
 use super::client::Client;
@@ -24,7 +25,7 @@ pub(super) struct TokenArguments {
 
 /// `keybrake status`.
 pub(super) fn status(invocation: &Invocation<'_>, connection: &Connection) -> Result<ExitCode, Failure> {
-    let health = Client::new(invocation, connection)?.get("/healthz")?.body;
+    let health = Client::beside_a_bad_file(invocation, connection)?.get("/healthz")?.body;
     if invocation.json {
         print_json(&health)?;
     } else {
@@ -33,6 +34,7 @@ pub(super) fn status(invocation: &Invocation<'_>, connection: &Connection) -> Re
             ("dataplane", dataplane(health.get("dataplane").unwrap_or(&Value::Null))),
             ("agents", agents(health.get("dataplane").unwrap_or(&Value::Null))),
             ("config", configuration(health.pointer("/dataplane/config").unwrap_or(&Value::Null))),
+            ("requests", requests(health.pointer("/dataplane/requests").unwrap_or(&Value::Null))),
             ("clock", clock(health.pointer("/dataplane/clock").unwrap_or(&Value::Null))),
             ("audit", audit(health.get("audit").unwrap_or(&Value::Null))),
         ]))?;
@@ -100,6 +102,15 @@ fn configuration(part: &Value) -> String {
     match serde_json::from_value(part.clone()) {
         Ok(state) => super::config::summary(&state),
         Err(_) => "-".to_owned(),
+    }
+}
+
+fn requests(part: &Value) -> String {
+    match serde_json::from_value::<RequestsView>(part.clone()) {
+        Ok(RequestsView { month, sent, monthly_max, resets_at }) => {
+            format!("{sent} of {monthly_max} in {month}, resets {resets_at}")
+        }
+        Err(_) => "no monthly quota".to_owned(),
     }
 }
 

@@ -17,6 +17,7 @@ use keybrake_proto::time::{Day, UnixMicros};
 use super::*;
 use crate::progress;
 use crate::registry::{Epoch, KeyEntry, KeyRecord};
+use crate::requests::OfMonth;
 use crate::seal::MasterKey;
 use crate::source::Source;
 use crate::storage::{self, Others, Store};
@@ -89,6 +90,7 @@ fn control(directory: &Directory, shards: usize, keys: &[Arc<KeyEntry>]) -> Cont
         master,
         lease: Lease::new(),
         settings: ArcSwap::from_pointee(settings()),
+        requests: Arc::new(Requests::new(OfMonth::default())),
         reloads: Reloads::new(
             Source { path: directory.0.join("keybrake.toml"), driver: None },
             Others::new(),

@@ -317,6 +317,8 @@ pub(super) fn admit(
         None => Hold::reserve(entry, &shard.journal, today, quote),
     };
     let mut hold = held.map_err(|refusal| Deny::by_ledger(refusal, entry.id, quote))?;
+    // Dropped without an intent it is released.
+    hold.count(&shard.tally).map_err(|used_up| used_up.refusal(now))?;
     trace.held = hold.quote();
     let keys = entry.account.keys();
     let intent = shard.journal.intent(keys, hold.day(), trace.held, hold.shared(), &trace.intent(agent));

@@ -24,6 +24,7 @@ use super::remembered::{Executed, Remembered};
 use super::resolve;
 use crate::idempotency::Memory;
 use crate::objects::Table;
+use crate::requests::OfMonth;
 pub(crate) use start::Running;
 
 /// A record on its way to the store.
@@ -92,6 +93,8 @@ pub(crate) struct Stored {
     pub(crate) objects: Vec<KeptObject>,
     pub(crate) cursors: Vec<(u16, u64)>,
     pub(crate) floors: Vec<(u16, u64)>,
+    /// Requests that were sent in the last month that has any.
+    pub(crate) sent: OfMonth,
     /// The sequence of the first audit row behind the floors.
     pub(crate) floor_row: u64,
     /// The sequence of the next audit row.
@@ -122,6 +125,8 @@ pub(crate) struct Books {
     pub(super) memory: Arc<Memory>,
     /// Up to which record each journal has been entered.
     cursors: BTreeMap<u16, u64>,
+    /// Requests that were sent in the last month that has any, of all keys.
+    pub(super) sent: OfMonth,
     /// Up to which record the store has the open intents of each journal.
     floors: BTreeMap<u16, u64>,
     /// The sequence of the first audit row behind the floors.
@@ -135,6 +140,7 @@ pub(crate) struct Books {
 #[derive(Default)]
 pub(super) struct Touched {
     pub(super) keys: BTreeSet<KeyId>,
+    has_sent: bool,
     shards: BTreeSet<u16>,
 }
 
@@ -156,6 +162,7 @@ impl Books {
             open: stored.open.into_iter().map(|(id, open)| (id, Open { stored: true, ..open })).collect(),
             cursors: stored.cursors.into_iter().collect(),
             floors: stored.floors.into_iter().collect(),
+            sent: stored.sent,
             floor_row: stored.floor_row.max(1),
             next_sequence: stored.next_sequence.max(1),
             damaged: 0,
@@ -279,6 +286,10 @@ impl Books {
             record @ Record::Intent { .. } => self.open(handed, record),
             Record::Outcome { intent, end, bookings, row } => {
                 let open = intent.and_then(|id| Some((id, self.close(id, batch)?)));
+                // In the month of its reserve, as the workers count it.
+                if let (Some((_, open)), Some(leaf)) = (&open, bookings.first()) {
+                    self.count(open.day, leaf.requests, touched);
+                }
                 for booking in &bookings {
                     self.book(*booking, touched);
                 }
@@ -300,6 +311,11 @@ impl Books {
         Ok(())
     }
 
+    fn count(&mut self, day: Day, requests: u32, touched: &mut Touched) {
+        self.sent = self.sent.plus(day.month(), u64::from(requests));
+        touched.has_sent |= requests > 0;
+    }
+
     fn close(&mut self, id: IntentId, batch: &mut Batch) -> Option<Open> {
         let open = self.open.remove(&id)?;
         if open.stored {
@@ -311,6 +327,7 @@ impl Books {
     fn lose(&mut self, id: IntentId, now: UnixMicros, batch: &mut Batch, touched: &mut Touched) {
         let Some(open) = self.close(id, batch) else { return };
         let row = open.row.clone();
+        self.count(open.day, 1, touched);
         for key in &open.keys {
             let day = resolve::day_of(self, *key, open.day);
             let booking = Booking { key: *key, day, charge: Micros::ZERO, requests: 1 };
@@ -397,6 +414,9 @@ impl Books {
             if let Some(spend) = self.accounts.get(key) {
                 batch.put(Family::Spend, key.as_bytes(), &encode_spend(*spend));
             }
+        }
+        if touched.has_sent {
+            batch.put(Family::Meta, format::SENT, &format::encode_sent(self.sent));
         }
         for shard in &touched.shards {
             if let Some(cursor) = self.cursors.get(shard) {

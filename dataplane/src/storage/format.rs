@@ -5,7 +5,7 @@ use keybrake_proto::idempotency::{Identity, ReservationId, Share};
 use keybrake_proto::journal::IntentId;
 use keybrake_proto::key::KeyId;
 use keybrake_proto::money::Micros;
-use keybrake_proto::time::{Day, UnixMicros};
+use keybrake_proto::time::{Day, Month, UnixMicros};
 
 use super::StoreError;
 use super::batch::Family;
@@ -13,6 +13,7 @@ use super::books::{Doubt, Open};
 use super::kept_objects::KeptObject;
 use super::remembered::Executed;
 use crate::registry::KeyRecord;
+use crate::requests::OfMonth;
 
 /// The version of all of this, in `meta`.
 pub(crate) const SCHEMA: &str = "2";
@@ -168,6 +169,20 @@ pub(super) const FLOOR: &[u8] = b"floor/";
 
 /// The sequence of the first audit row behind the floors.
 pub(super) const FLOOR_ROW: &[u8] = b"floor_row";
+
+/// Requests that were sent in a month.
+pub(super) const SENT: &[u8] = b"sent";
+
+/// `month u32 | count u64`, little-endian.
+pub(super) fn encode_sent(sent: OfMonth) -> Vec<u8> {
+    [&sent.month.as_u32().to_le_bytes()[..], &sent.count.to_le_bytes()].concat()
+}
+
+pub(super) fn decode_sent(value: &[u8]) -> Option<OfMonth> {
+    let (month, count) = value.split_first_chunk()?;
+    let month = Month::new(u32::from_le_bytes(*month));
+    Some(OfMonth { month, count: u64::from_le_bytes(count.try_into().ok()?) })
+}
 
 /// The key of a shard's place in `meta`.
 pub(super) fn encode_place(kind: &[u8], shard: u16) -> Vec<u8> {

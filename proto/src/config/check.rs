@@ -2,7 +2,7 @@
 
 use std::net::IpAddr;
 
-use super::{Config, ConfigError, Origin, Vendor, operation, tls};
+use super::{Config, ConfigError, Origin, Vendor, operation, requests, tls};
 use crate::catalog::Catalog;
 use crate::policy::{DEPTH_MAX, Rate};
 
@@ -71,6 +71,15 @@ pub(super) fn check(config: &Config) -> Result<(), ConfigError> {
     }
     if config.vendors.is_empty() {
         return refuse("vendor", "name at least one vendor in a [[vendor]] section".to_owned());
+    }
+    if let Some(most) = config.requests.monthly_max {
+        in_range(
+            "requests.monthly_max",
+            most,
+            1,
+            requests::MONTHLY_MAX_MAX,
+            "requests; leave it out for no quota",
+        )?;
     }
     issue(config)?;
     for (at, one) in config.vendors.iter().enumerate() {

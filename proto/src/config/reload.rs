@@ -60,6 +60,7 @@ pub const FIELDS: &[Field<Config>] = &[
     field!(Live "prices.rates_file" prices.rates_file),
     field!(Live "prices.twilio_file" prices.twilio_file),
     field!(Live "prices.resend_file" prices.resend_file),
+    field!(Live "requests.monthly_max" requests.monthly_max),
     field!(Live "issue.daily_usd_cap_max" issue.daily_usd_cap_max),
     field!(Live "issue.total_usd_cap_max" issue.total_usd_cap_max),
     field!(Live "issue.life_max" issue.life_max_s),

@@ -40,6 +40,7 @@ fn unknown_keys_and_impossible_values_are_named() {
     refused("[data]\ndir = \"\"", &["data.dir"]);
     refused("[durability]\nmoney = \"maybe\"", &["maybe", "fsync"]);
     refused("[issue]\nvendors = [\"twilio\"]", &["issue.vendors", "twilio"]);
+    refused("[requests]\nmonthly_max = 0", &["requests.monthly_max", "between 1 and"]);
     refused("[issue]\ndepth_max = 9", &["issue.depth_max", "at most 8"]);
     refused("[issue]\ndaily_usd_cap_max = 1.5", &["\"150.5\""]);
     refused(VENDOR, &["vendor[1].name", "twice"]);

@@ -4,6 +4,7 @@ use std::fmt;
 
 use crate::money::Micros;
 use crate::policy::Rate;
+use crate::time::Month;
 
 /// What a restriction of the key, or the quota of its vendor, forbids.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -34,6 +35,15 @@ pub enum Restriction {
         /// Whole seconds until it makes sense to try again.
         retry_after_s: u64,
     },
+    /// The installation has sent what it may send in a month.
+    MonthlyQuota {
+        /// Requests per UTC month, of all keys.
+        most: u64,
+        /// The month that is full.
+        month: Month,
+        /// Whole seconds until the next one.
+        retry_after_s: u64,
+    },
 }
 
 impl Restriction {
@@ -41,7 +51,9 @@ impl Restriction {
     pub(super) fn status(&self) -> u16 {
         match self {
             Restriction::Parameter { .. } | Restriction::CallTooLarge { .. } => 403,
-            Restriction::Rate { .. } | Restriction::VendorQuota { .. } => 429,
+            Restriction::Rate { .. } | Restriction::VendorQuota { .. } | Restriction::MonthlyQuota { .. } => {
+                429
+            }
         }
     }
 
@@ -52,6 +64,7 @@ impl Restriction {
             Restriction::CallTooLarge { .. } => "call_too_large",
             Restriction::Rate { .. } => "rate_limited",
             Restriction::VendorQuota { .. } => "vendor_quota",
+            Restriction::MonthlyQuota { .. } => "monthly_quota_exceeded",
         }
     }
 
@@ -59,9 +72,9 @@ impl Restriction {
     pub(super) fn retry_after_s(&self) -> Option<u64> {
         match self {
             Restriction::Parameter { .. } | Restriction::CallTooLarge { .. } => None,
-            Restriction::Rate { retry_after_s, .. } | Restriction::VendorQuota { retry_after_s } => {
-                Some(*retry_after_s)
-            }
+            Restriction::Rate { retry_after_s, .. }
+            | Restriction::VendorQuota { retry_after_s }
+            | Restriction::MonthlyQuota { retry_after_s, .. } => Some(*retry_after_s),
         }
     }
 }
@@ -88,6 +101,12 @@ impl fmt::Display for Restriction {
                 f,
                 "keybrake: too many requests of this key wait for their turn within the vendor's quota, which all keys \
                  share. Try again in {retry_after_s} s. Nothing was sent to the vendor."
+            ),
+            Restriction::MonthlyQuota { most, month, .. } => write!(
+                f,
+                "keybrake: all {most} requests that this installation may send in {month} are used up. The quota \
+                 resets {}. Nothing was sent to the vendor.",
+                month.end()
             ),
         }
     }
@@ -157,6 +176,13 @@ mod tests {
             (429, "vendor_quota", Some(2)),
             "Try again in 2 s",
             "rate_limit_exceeded",
+        );
+        let month = crate::time::Day::parse("2026-11-21").unwrap().month();
+        check(
+            Restriction::MonthlyQuota { most: 500, month, retry_after_s: 60 },
+            (429, "monthly_quota_exceeded", Some(60)),
+            "all 500 requests that this installation may send in 2026-11 are used up. The quota resets 2026-12-01T00:00:00Z",
+            "monthly_quota_exceeded",
         );
     }
 }

@@ -229,6 +229,7 @@ fn status(behavior: Behavior) -> Status {
         vendors: vec!["stripe".to_owned()],
         keys: 1,
         config: ConfigState::default(),
+        requests: None,
         clock: clock(behavior),
         counters: vec![Counter {
             name: "keybrake_exchanges_total".to_owned(),

@@ -13,6 +13,7 @@ use keybrake_proto::time::{Day, UnixMicros};
 
 use super::{Books, Handed, Touched};
 use crate::idempotency::Memory;
+use crate::requests::OfMonth;
 use crate::storage::batch::{Batch, Family};
 use crate::storage::format::{encode_intent, encode_open};
 use crate::storage::remembered::Executed;
@@ -79,6 +80,11 @@ impl Books {
             Running { intent: *intent, keys, day, quote, held, share }
         };
         self.open.iter().map(running).collect()
+    }
+
+    /// Requests of the month, those included that another process runs.
+    pub(crate) fn sent(&self) -> OfMonth {
+        self.open.values().fold(self.sent, |sent, open| sent.plus(open.day.month(), 1))
     }
 
     /// What is held for each reservation that is open and neither in doubt nor executed.

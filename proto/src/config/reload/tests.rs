@@ -4,7 +4,7 @@ use std::fmt;
 
 use serde::de::{self, Deserialize, Deserializer, Visitor};
 
-use super::super::{Admin, Data, Durability, Prices, Proxy};
+use super::super::{Admin, Data, Durability, Prices, Proxy, Requests};
 use super::*;
 use crate::policy::IssueBounds;
 
@@ -73,6 +73,7 @@ fn q30_every_field_says_whether_it_changes_live() {
         ("data", fields_of::<Data>()),
         ("durability", fields_of::<Durability>()),
         ("prices", fields_of::<Prices>()),
+        ("requests", fields_of::<Requests>()),
         ("issue", fields_of::<IssueBounds>()),
     ];
     let named = sections.iter().map(|(section, _)| (*section).to_owned());
