@@ -41,6 +41,8 @@ fn unknown_keys_and_impossible_values_are_named() {
     refused("[durability]\nmoney = \"maybe\"", &["maybe", "fsync"]);
     refused("[issue]\nvendors = [\"twilio\"]", &["issue.vendors", "twilio"]);
     refused("[issue]\ndepth_max = 9", &["issue.depth_max", "at most 8"]);
+    refused("[issue]\nkeys_below_max = 0", &["issue.keys_below_max", "from 1 to 1000000"]);
+    refused("[issue]\nkeys_below_max = 1000001", &["issue.keys_below_max", "from 1 to 1000000"]);
     refused("[issue]\ndaily_usd_cap_max = 1.5", &["\"150.5\""]);
     refused(VENDOR, &["vendor[1].name", "twice"]);
     assert!(parse("", &[]).unwrap_err().contains("at least one vendor"));
