@@ -167,6 +167,16 @@ impl<C: Cell> Account<C> {
             .any(|limits| limits.daily.is_some() || limits.lifetime.is_some())
     }
 
+    /// Whether the key, or one above it, has a cap in USD of which nothing is left on `today`.
+    pub(crate) fn is_spent(&self, today: Day) -> bool {
+        chain::levels(self).any(|level| {
+            let limits = level.limits();
+            let is_daily_spent = level.word().left(today, limits.daily) == Some(Micros::ZERO);
+            let total = limits.lifetime.zip(level.load(Limit::Lifetime));
+            is_daily_spent || total.is_some_and(|(cap, word)| word.committed >= cap)
+        })
+    }
+
     /// Keeps `quote` and one request aside on the key and on every key above it, all on the one day
     /// it answers: the latest of `today` and of the words' days.
     pub(crate) fn reserve(&self, today: Day, quote: Micros) -> Result<Day, Refusal> {

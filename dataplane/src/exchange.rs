@@ -8,6 +8,7 @@
 
 mod admission;
 mod look_up;
+mod pace;
 mod row;
 mod stray;
 
@@ -24,7 +25,8 @@ use keybrake_proto::policy::Permit;
 use keybrake_proto::route::{Route, route};
 
 use crate::downstream::{self, After, BodyFault, Downstream};
-use crate::hold::{Ended, Execution};
+use crate::hold::{Ended, Execution, Hold};
+use crate::pacing::Taken;
 use crate::relay;
 use crate::shard::Shard;
 use crate::upstream::{Admitted, Fault, Leaked, Reply};
@@ -78,7 +80,7 @@ async fn run(shard: &Rc<Shard>, agent: &mut Downstream) -> After {
         Err(reason) => return refuse(shard, agent, &trace, &reason).await,
     };
     // Before the body is read: what is too fast costs nothing more.
-    if let Err(reason) = admission::keep_rate(&recognized.0, &trace) {
+    if let Err(reason) = pace::keep_rate(&recognized.0, &trace) {
         return refuse(shard, agent, &trace, &reason).await;
     }
     match agent.read_body(trace.proxy(), trace.proxy().body_bytes_max).await {
@@ -95,16 +97,19 @@ async fn run(shard: &Rc<Shard>, agent: &mut Downstream) -> After {
         return refuse(shard, agent, &trace, &stray::refusal()).await;
     }
     trace.read(agent);
+    // The turn of a decision that is taken back.
+    let mut kept = None;
     for decision in 1..=DECISIONS_MAX {
         let (target, permit) = recognized;
-        let (ground, admitted) = match decide(shard, agent, permit, &target, &mut trace).await {
+        let decided = decide(shard, agent, permit, &target, (&mut trace, kept.take())).await;
+        let (ground, admitted, turn) = match decided {
             Ok(decided) => decided,
             Err(reason) => return refuse(shard, agent, &trace, &reason).await,
         };
         // The money must be on disk before its request can move it.
         if trace.held > Micros::ZERO && shard.journal.durable().await.is_err() {
             let Admitted { hold, ticket, .. } = admitted;
-            drop(ticket);
+            drop((ticket, turn));
             let ended = hold.release(shard.today());
             let is_draining = shard.is_handing_over();
             let reason = if is_draining { Deny::Draining } else { Deny::AuditUnavailable };
@@ -112,17 +117,28 @@ async fn run(shard: &Rc<Shard>, agent: &mut Downstream) -> After {
         }
         let now = trace.sent();
         match admission::forward(shard, agent, &target, &admitted, now).await {
-            Ok(reply) => return deliver(shard, agent, (&target, ground), trace, admitted, reply).await,
+            Ok(reply) => {
+                turn.used();
+                return deliver(shard, agent, (&target, ground), trace, admitted, reply).await;
+            }
             Err(Fault::Stale) if decision < DECISIONS_MAX => {
                 if let ControlFlow::Break(ended) = withdraw(shard, &mut trace, admitted) {
+                    drop(turn);
                     return fail(shard, agent, &trace, ended, &Deny::PolicyChanged).await;
                 }
+                kept = Some(turn);
             }
-            Err(fault) => return lose(shard, agent, &mut trace, admitted, &fault).await,
+            Err(fault) => {
+                turn.used();
+                return lose(shard, agent, &mut trace, admitted, &fault).await;
+            }
         }
         recognized = match admission::recognize(shard, agent, &mut trace) {
             Ok(recognized) => recognized,
-            Err(reason) => return refuse(shard, agent, &trace, &reason).await,
+            Err(reason) => {
+                drop(kept);
+                return refuse(shard, agent, &trace, &reason).await;
+            }
         };
     }
     // The last round has returned.
@@ -135,16 +151,16 @@ async fn decide(
     agent: &Downstream,
     permit: Permit,
     target: &Target,
-    trace: &mut Trace,
-) -> Result<(Ground, Admitted), Deny> {
+    (trace, kept): (&mut Trace, Option<Taken>),
+) -> Result<(Ground, Admitted, Taken), Deny> {
     admission::judge(agent, target, target.vendor(), trace)?;
     // Like the body it is waited for before money: nothing is held meanwhile, and whatever changes is seen by
     // admission, which comes behind it.
-    let turn = admission::pace(shard, target).await?;
-    let ground = look_up::prepare(shard, agent, &permit, target, trace).await?;
+    let turn = pace::pace(shard, target, kept).await?;
+    let mut ground = look_up::prepare(shard, agent, &permit, target, trace).await?;
     let admitted = admission::admit(shard, agent, permit, target, &ground, trace)?;
-    turn.used();
-    Ok((ground, admitted))
+    ground.is_of(trace.intent);
+    Ok((ground, admitted, turn))
 }
 
 /// Takes back a decision of which nothing was sent, so that it is made anew. It breaks where other exchanges on the
@@ -212,11 +228,10 @@ async fn deliver(
             // nothing left to ask for.
             let is_short = trace.quote.amount < trace.held && charge == trace.quote.expected();
             let charge = if is_short { trace.held } else { charge };
-            let answer = admission::answer(&reply, target.vendor());
-            let ended = hold.settle(today, Execution { charge, answer, at: shard.now() });
-            let is_above = trace.quote.amount_minor.is_some() && ended.amount > ended.covered;
-            shard.metrics.above_quote.add(u64::from(is_above));
-            (ended, Outcome::Forwarded)
+            (settle(shard, target, &trace, hold, (&reply, charge)), Outcome::Forwarded)
+        }
+        End::MovedNothing => {
+            (settle(shard, target, &trace, hold, (&reply, Micros::ZERO)), Outcome::Forwarded)
         }
         // It was sent, so it counts as a request.
         End::Release => (hold.refused(today), Outcome::Forwarded),
@@ -290,6 +305,21 @@ fn alarm(shard: &Shard, trace: &Trace, reply: &Reply) -> &'static str {
         credential.alarm(trace.vendor(), &trace.id, shard.now().as_seconds());
     }
     Deny::Withheld(Withheld::Credential).code()
+}
+
+/// Settles a call that the vendor has carried out.
+fn settle(
+    shard: &Shard,
+    target: &Target,
+    trace: &Trace,
+    hold: Hold,
+    (reply, charge): (&Reply, Micros),
+) -> Ended {
+    let answer = admission::answer(reply, target.vendor());
+    let ended = hold.settle(shard.today(), Execution { charge, answer, at: shard.now() });
+    let is_above = trace.quote.amount_minor.is_some() && ended.amount > ended.covered;
+    shard.metrics.above_quote.add(u64::from(is_above));
+    ended
 }
 
 /// The reply's head and body in one write.

@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 use crossbeam_channel::{Receiver, bounded, unbounded};
 use keybrake_proto::config::Config;
 use keybrake_proto::control::{self as frames, FRAME_HEADER_BYTES, Refused};
-use keybrake_proto::handover::{Admits, Answer, Formats, HandedOver, LISTENERS_MAX, TakeOver};
+use keybrake_proto::handover::{ActsOn, Admits, Answer, Formats, HandedOver, LISTENERS_MAX, TakeOver};
 use keybrake_proto::journal::IntentId;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
@@ -23,6 +23,7 @@ use crate::control::{Asked, Control, Front, Parked};
 use crate::descriptors;
 use crate::journal::CommitterHandle;
 use crate::marks::Marks;
+use crate::objects::{Acts, Objects};
 use crate::shard::{Message, PassedOn};
 use crate::storage::{self, StorageHandle};
 
@@ -44,6 +45,7 @@ pub(crate) struct Old<'a> {
     pub(crate) storage: &'a StorageHandle,
     pub(crate) committer: &'a CommitterHandle,
     pub(crate) marks: &'a Marks,
+    pub(crate) objects: &'a Objects,
 }
 
 /// The process that has taken over.
@@ -167,7 +169,7 @@ fn pause(old: &Old<'_>, stream: &UnixStream) -> Result<Paused, Problem> {
     let parked = old.front.park(STILL_WAIT);
     let late = old.control.gather(&acks, until).late;
     let problem = match (parked, late.as_slice()) {
-        (Some(parked), []) => match is_there(stream) {
+        (Some(parked), []) => match is_there(stream).and_then(|()| spool_owed(old)) {
             Ok(()) => return Ok(Paused { parked, at_us }),
             Err(problem) => problem,
         },
@@ -177,6 +179,12 @@ fn pause(old: &Old<'_>, stream: &UnixStream) -> Result<Paused, Problem> {
     old.control.shards.iter().for_each(|shard| shard.post(Message::Resume));
     old.control.draining.store(false, Ordering::Relaxed);
     Err(problem)
+}
+
+/// What the disk owes of revokes is this process's memory, and the next one must know it. Nobody revokes any more, the
+/// control thread stands still.
+fn spool_owed(old: &Old<'_>) -> Result<(), Problem> {
+    old.control.spool_owed(&old.config.data, STILL_WAIT).map_err(Problem::Late)
 }
 
 /// From here on there is no way back.
@@ -197,7 +205,7 @@ fn pass_on(old: &Old<'_>, stream: UnixStream, offer: &TakeOver, paused: Paused) 
     }
     close_books(old);
     let running = passed_on.running.len();
-    let answered = answer(&stream, &passed_on, &paused);
+    let answered = answer(&stream, &passed_on, acts_on(old), &paused);
     drop(passed_on);
     paused.parked.end();
     let pid = offer.pid;
@@ -227,9 +235,30 @@ fn close_books(old: &Old<'_>) {
     old.marks.retire();
 }
 
-fn answer(stream: &UnixStream, passed_on: &PassedOn, paused: &Paused) -> io::Result<()> {
+/// The objects that exchanges act on. One that has ended since the shards passed on is missing, and is over.
+fn acts_on(old: &Old<'_>) -> Vec<ActsOn> {
+    let settings = old.control.settings.load_full();
+    let of = |acts: Acts| {
+        let vendor = settings.vendors.get(acts.vendor)?;
+        Some(ActsOn {
+            intent: acts.intent.as_u64(),
+            vendor: vendor.config.name.clone(),
+            label: vendor.label.map(str::to_owned),
+            object: acts.object,
+            request: acts.request,
+        })
+    };
+    old.objects.acting().into_iter().filter_map(of).collect()
+}
+
+fn answer(
+    stream: &UnixStream,
+    passed_on: &PassedOn,
+    acts_on: Vec<ActsOn>,
+    paused: &Paused,
+) -> io::Result<()> {
     let running = passed_on.running.iter().copied().map(IntentId::as_u64).collect();
-    let handed_over = HandedOver { running, paused_at_us: paused.at_us, pid: std::process::id() };
+    let handed_over = HandedOver { running, acts_on, paused_at_us: paused.at_us, pid: std::process::id() };
     let frame = frames::encode(&Answer::HandedOver(Box::new(handed_over))).map_err(io::Error::other)?;
     stream.set_nonblocking(false)?;
     stream.set_write_timeout(Some(WRITE_WAIT))?;

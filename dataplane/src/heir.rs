@@ -19,6 +19,7 @@ use keybrake_proto::time::Day;
 use crate::hold::{Ended, Hold};
 use crate::idempotency::Memory;
 use crate::journal::Journal;
+use crate::objects::Claim;
 use crate::registry::KeyEntry;
 use crate::requests::Tally;
 use crate::storage::Running;
@@ -28,6 +29,15 @@ use crate::storage::Running;
 pub(crate) struct Inherited {
     pub(crate) entry: Arc<KeyEntry>,
     pub(crate) running: Running,
+    /// The object that it acts on.
+    pub(crate) claim: Option<Arc<Claim>>,
+}
+
+/// What an exchange of the process before keeps until it ends.
+struct Kept {
+    hold: Hold,
+    /// That it exists keeps others from the object.
+    _claim: Option<Arc<Claim>>,
 }
 
 /// Exchanges of the process before that have not ended, of all shards.
@@ -37,7 +47,7 @@ pub(crate) struct Left(Arc<AtomicU64>);
 /// One shard's share of them.
 pub(crate) struct Heir {
     journal: Rc<Journal>,
-    holds: RefCell<HashMap<IntentId, Hold>>,
+    holds: RefCell<HashMap<IntentId, Kept>>,
     left: Left,
 }
 
@@ -67,7 +77,8 @@ impl Heir {
         left: Left,
     ) -> Heir {
         let hold = |one: &Inherited| {
-            (one.running.intent, Hold::inherited(&one.entry, journal, memory, tally, &one.running))
+            let hold = Hold::inherited(&one.entry, journal, memory, tally, &one.running);
+            (one.running.intent, Kept { hold, _claim: one.claim.as_ref().map(Arc::clone) })
         };
         let holds = RefCell::new(inherited.iter().map(hold).collect());
         Heir { journal: Rc::clone(journal), holds, left }
@@ -82,7 +93,8 @@ impl Heir {
     pub(crate) fn obey(&self, today: Day, parting: &Parting<'_>) {
         match parting {
             Parting::Ended { intent, fate, row } => {
-                let Some(hold) = self.take(*intent) else { return };
+                // The object is free again when the outcome is on its way.
+                let Some(Kept { hold, _claim }) = self.take(*intent) else { return };
                 // A row that cannot be read tells nothing, so the exchange is as good as lost.
                 let Ok(row) = AuditRow::decode(row) else { return drop(hold) };
                 let ended = hold.end_as(today, *fate);
@@ -110,10 +122,10 @@ impl Heir {
         }
     }
 
-    fn take(&self, intent: IntentId) -> Option<Hold> {
-        let hold = self.holds.borrow_mut().remove(&intent)?;
+    fn take(&self, intent: IntentId) -> Option<Kept> {
+        let kept = self.holds.borrow_mut().remove(&intent)?;
         self.left.one_less();
-        Some(hold)
+        Some(kept)
     }
 }
 

@@ -102,6 +102,13 @@ impl Memory {
         Ok(Some((Place { share, joined: None }, reserved)))
     }
 
+    /// Whether a request would find a reservation at `now`, or an execution that is paid for.
+    pub(crate) fn finds(&self, key: KeyId, identity: Identity, now: UnixMicros) -> bool {
+        let bucket = self.bucket(key);
+        let entry = bucket.get(&key).and_then(|of_key| of_key.entries.get(&identity));
+        entry.is_some_and(|entry| entry.finds(now).is_some())
+    }
+
     /// An exchange ended: gives what becomes of its reservation's money.
     pub(crate) fn end(&self, key: KeyId, share: Share, ending: Ending, now: UnixMicros) -> Money {
         let mut bucket = self.bucket(key);

@@ -8,6 +8,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use keybrake_proto::catalog::amount::{Counted, ObjectId};
 use keybrake_proto::idempotency::Identity;
+use keybrake_proto::journal::IntentId;
 use keybrake_proto::key::KeyId;
 
 /// Objects that are remembered for a vault key, here and in the store. The oldest is evicted.
@@ -62,6 +63,19 @@ struct Actor {
     /// The vault key and what makes a request of it the same.
     request: Option<(KeyId, Identity)>,
     exchanges: u32,
+    /// Those of them that have an intent.
+    intents: Vec<IntentId>,
+}
+
+/// An exchange that acts on an object.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Acts {
+    pub(crate) intent: IntentId,
+    /// The number of the vendor.
+    pub(crate) vendor: usize,
+    pub(crate) object: ObjectId,
+    /// Which request may be repeated meanwhile.
+    pub(crate) request: Option<(KeyId, Identity)>,
 }
 
 /// What all shards know of objects.
@@ -76,6 +90,7 @@ pub(crate) struct Objects {
 pub(crate) struct Claim {
     objects: Arc<Objects>,
     place: Place,
+    intent: Option<IntentId>,
 }
 
 /// Another call acts on the object.
@@ -113,11 +128,36 @@ impl Objects {
             }
             Some(_) => return Err(Busy),
             None => {
-                acting.insert(place.clone(), Actor { request, exchanges: 1 });
+                acting.insert(place.clone(), Actor { request, exchanges: 1, intents: Vec::new() });
             }
         }
         drop(acting);
-        Ok(Claim { objects: Arc::clone(self), place })
+        Ok(Claim { objects: Arc::clone(self), place, intent: None })
+    }
+
+    /// All exchanges that act on an object, for a process that takes over.
+    pub(crate) fn acting(&self) -> Vec<Acts> {
+        let mut all = Vec::new();
+        for ((vendor, object), actor) in lock(&self.acting).iter() {
+            let acts = |intent: &IntentId| Acts {
+                intent: *intent,
+                vendor: *vendor,
+                object: object.clone(),
+                request: actor.request,
+            };
+            all.extend(actor.intents.iter().map(acts));
+        }
+        all
+    }
+}
+
+impl Claim {
+    /// The call that has claimed it is this exchange.
+    pub(crate) fn is_of(&mut self, intent: IntentId) {
+        if let Some(actor) = lock(&self.objects.acting).get_mut(&self.place) {
+            actor.intents.push(intent);
+            self.intent = Some(intent);
+        }
     }
 }
 
@@ -126,6 +166,7 @@ impl Drop for Claim {
         let mut acting = lock(&self.objects.acting);
         let Some(actor) = acting.get_mut(&self.place) else { return };
         actor.exchanges = actor.exchanges.saturating_sub(1);
+        actor.intents.retain(|intent| Some(*intent) != self.intent);
         if actor.exchanges == 0 {
             acting.remove(&self.place);
         }
@@ -173,6 +214,29 @@ mod tests {
         let alone = claim(None).unwrap();
         assert_eq!(claim(None).unwrap_err(), Busy, "without a key of its own no call is a repeat");
         drop(alone);
+    }
+
+    #[test]
+    fn q23_the_exchanges_that_act_on_objects_are_listed_until_they_end() {
+        let objects = Arc::new(Objects::default());
+        let request = Some((key(), Identity([1; 16])));
+        let claim = |number, request| objects.claim(2, object(number), request).unwrap();
+        let (mut first, mut repeat, mut other) = (claim(1, request), claim(1, request), claim(3, None));
+        assert_eq!(objects.acting(), [], "none is sent yet");
+        first.is_of(IntentId::new(0, 1));
+        repeat.is_of(IntentId::new(1, 1));
+        other.is_of(IntentId::new(0, 2));
+        let acts = |shard, number, of, request| Acts {
+            intent: IntentId::new(shard, number),
+            vendor: 2,
+            object: object(of),
+            request,
+        };
+        let mut all = objects.acting();
+        all.sort_by_key(|acts| acts.intent.as_u64());
+        assert_eq!(all, [acts(0, 1, 1, request), acts(0, 2, 3, None), acts(1, 1, 1, request)]);
+        drop((first, other));
+        assert_eq!(objects.acting(), [acts(1, 1, 1, request)]);
     }
 
     #[test]

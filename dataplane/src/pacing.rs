@@ -115,7 +115,12 @@ impl Taken {
         Taken(Some(Arc::clone(pacer)))
     }
 
-    /// The request goes to the vendor.
+    /// Whether it is a token of this pacer.
+    pub(crate) fn is_of(&self, pacer: &Arc<Pacer>) -> bool {
+        self.0.as_ref().is_some_and(|own| Arc::ptr_eq(own, pacer))
+    }
+
+    /// The request went to the vendor.
     pub(crate) fn used(mut self) {
         self.0 = None;
     }

@@ -109,6 +109,11 @@ impl KeyEntry {
         iter::successors(Some(self), |entry| entry.parent.as_deref())
     }
 
+    /// The key at the top of its chain.
+    pub(crate) fn root(&self) -> KeyId {
+        self.chain().last().map_or(self.id, |root| root.id)
+    }
+
     /// Which policy holds now. Read before anything of that policy, and compared behind it (rule Q8): what changes
     /// in between, of this key or of one above it, changes the sum.
     pub(crate) fn epoch(&self) -> Epoch {
@@ -193,9 +198,13 @@ impl KeyEntry {
 
     /// The record of its revoke, where that is not known to be on disk.
     pub(crate) fn undurable_revoke(&self) -> Option<KeyRecord> {
-        let revoked_at = self.revoked_at()?;
-        let is_durable = self.revoke_is_durable.load(Ordering::Acquire);
-        (!is_durable).then(|| KeyRecord { revoked_at: Some(revoked_at), ..(*self.record()).clone() })
+        let revoked_at = self.revoked_at().filter(|_| self.owes_revoke())?;
+        Some(KeyRecord { revoked_at: Some(revoked_at), ..(*self.record()).clone() })
+    }
+
+    /// Whether it was revoked, and that is not known to be on disk.
+    pub(crate) fn owes_revoke(&self) -> bool {
+        self.revoked_at().is_some() && !self.revoke_is_durable.load(Ordering::Acquire)
     }
 
     /// When it was revoked.

@@ -28,6 +28,7 @@ use crate::lease::Lease;
 use crate::mailbox::Mailbox;
 use crate::marks::Marks;
 use crate::metrics::Metrics;
+use crate::objects::Objects;
 use crate::progress::{self, AllProgress};
 use crate::registry::KeyEntry;
 use crate::resolve::Resolver;
@@ -35,7 +36,7 @@ use crate::rt::Kernel;
 use crate::settings::Settings;
 use crate::shard::{Common, Message};
 use crate::source::Source;
-use crate::state;
+use crate::state::{self, State};
 use crate::storage::{self, StorageHandle, Store};
 use crate::take_over::{self, Predecessor};
 use crate::tls::AgentTls;
@@ -74,6 +75,7 @@ struct Running {
     storage: StorageHandle,
     committer: CommitterHandle,
     marks: Arc<Marks>,
+    objects: Arc<Objects>,
     ended: Receiver<io::Result<()>>,
     signals: Receiver<i32>,
     /// Processes that want to take over.
@@ -91,8 +93,8 @@ impl Running {
         let workers = worker_count(&config);
         let agent_tls = open_tls(&config)?;
         let mut predecessor = predecessor(&config, begin)?;
-        let runs = |intent| predecessor.as_ref().is_some_and(|before| before.runs(intent));
-        let mut state = state::open(&config, runs)?;
+        let mut state = open_state(&config, predecessor.as_ref())?;
+        let objects = Arc::clone(&state.objects);
         let clock = start_clock(&config, &state.keys)?;
         let (control_listener, all_keys) =
             open_control(&config, &mut state.store, &state.keys, predecessor.as_ref())?;
@@ -154,7 +156,7 @@ impl Running {
         say_that_it_runs(&config, &control, predecessor)?;
         starting.succeeded();
         let marks = state.marks;
-        Ok(Running { config, control, front, storage, committer, marks, ended, signals, asked })
+        Ok(Running { config, control, front, storage, committer, marks, objects, ended, signals, asked })
     }
 
     /// Waits for a signal, then drains: what runs is finished, what does not end in time is cut. Or until another
@@ -181,6 +183,7 @@ impl Running {
             storage: &self.storage,
             committer: &self.committer,
             marks: &self.marks,
+            objects: &self.objects,
         }
     }
 
@@ -217,6 +220,9 @@ impl Running {
         }
         // Before the store's lock is free: behind it the socket may be another process's.
         std::fs::remove_file(self.config.data.control_socket()).ok();
+        if let Err(problem) = self.control.spool_owed(&self.config.data, CUT_WAIT) {
+            eprintln!("keybrake-dataplane: {problem}");
+        }
         let stopped = self.storage.flush_and_stop().context("storage did not stop cleanly");
         eprintln!("keybrake-dataplane: stopped");
         stopped
@@ -311,6 +317,13 @@ fn start_workers(
 fn choose_kernel(config: &Config) -> anyhow::Result<Kernel> {
     Kernel::choose(config.proxy.driver)
         .context("proxy.driver: this kernel refuses io_uring; use \"auto\" or \"epoll\"")
+}
+
+/// The last run's state, with what another process still runs.
+fn open_state(config: &Config, before: Option<&Predecessor>) -> anyhow::Result<State> {
+    let mut state = state::open(config, |intent| before.is_some_and(|before| before.runs(intent)))?;
+    state.claim(before.map_or(&[], |before| &before.acts_on));
+    Ok(state)
 }
 
 fn worker_count(config: &Config) -> usize {

@@ -8,6 +8,7 @@ use std::sync::Arc;
 use anyhow::{Context as _, bail};
 use keybrake_proto::catalog::book::PriceBook;
 use keybrake_proto::config::Config;
+use keybrake_proto::handover::ActsOn;
 use keybrake_proto::journal::IntentId;
 use keybrake_proto::key::KeyId;
 use keybrake_proto::ledger::Word;
@@ -111,6 +112,22 @@ pub(crate) fn open(config: &Config, runs: impl Fn(IntentId) -> bool) -> anyhow::
     })
 }
 
+impl State {
+    /// Claims the objects that the exchanges of another process act on, before this one admits anything.
+    pub(crate) fn claim(&mut self, acts_on: &[ActsOn]) {
+        for of in acts_on {
+            let is_it =
+                |vendor: &Arc<Vendor>| vendor.config.name == of.vendor && vendor.label == of.label.as_deref();
+            let intent = IntentId::from_u64(of.intent);
+            let one = self.inherited.iter_mut().find(|one| one.running.intent == intent);
+            // A vendor that is not configured any more gets no calls.
+            let (Some(one), Some(number)) = (one, self.vendors.iter().position(is_it)) else { continue };
+            // Only repeats of one request can have acted on it side by side, and they may again.
+            one.claim = self.objects.claim(number, of.object.clone(), of.request).ok().map(Arc::new);
+        }
+    }
+}
+
 fn master_key(config: &Config, store: &Store) -> anyhow::Result<MasterKey> {
     let path = config.data.master_key_file();
     let Some(check) = store.master_check()? else {
@@ -137,7 +154,7 @@ fn inherit(keys: &[Arc<KeyEntry>], running: Vec<Running>) -> Vec<Inherited> {
     let inherited = running.into_iter().filter_map(|running| {
         let entry = Arc::clone(by_id.get(running.keys.first()?)?);
         entry.account.carry(running.day, running.held);
-        Some(Inherited { entry, running })
+        Some(Inherited { entry, running, claim: None })
     });
     inherited.collect()
 }

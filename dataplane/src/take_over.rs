@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, anyhow, bail};
 use keybrake_proto::config::Config;
 use keybrake_proto::control::{self as frames, FRAME_HEADER_BYTES, Request};
-use keybrake_proto::handover::{Admits, Answer, Formats, HandedOver, Parting, TakeOver};
+use keybrake_proto::handover::{ActsOn, Admits, Answer, Formats, HandedOver, Parting, TakeOver};
 use keybrake_proto::journal::IntentId;
 
 use crate::clock;
@@ -40,6 +40,8 @@ pub(crate) struct Predecessor {
     pub(crate) control: UnixListener,
     /// What it still runs.
     running: HashSet<IntentId>,
+    /// The objects that it still acts on.
+    pub(crate) acts_on: Vec<ActsOn>,
     paused_at_us: u64,
     pid: u32,
 }
@@ -124,9 +126,9 @@ fn accept(
     let control =
         control.context("the running dataplane gave up its place without its sockets; start again")?;
     let listeners = descriptors.into_iter().map(TcpListener::from).collect();
-    let HandedOver { running, paused_at_us, pid } = handed_over;
+    let HandedOver { running, acts_on, paused_at_us, pid } = handed_over;
     let running = running.into_iter().map(IntentId::from_u64).collect();
-    Ok(Predecessor { stream, listeners, control, running, paused_at_us, pid })
+    Ok(Predecessor { stream, listeners, control, running, acts_on, paused_at_us, pid })
 }
 
 impl Predecessor {

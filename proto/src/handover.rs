@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::catalog::amount::{Counted, ObjectId};
 use crate::control::{FRAME_BYTES_MAX, FRAME_HEADER_BYTES, Refused};
-use crate::idempotency::Ending;
+use crate::idempotency::{Ending, Identity};
 use crate::journal::{IntentId, NotARecord, segment};
 use crate::key::KeyId;
 use crate::ledger::chain::Sent;
@@ -19,7 +19,7 @@ use crate::money::Micros;
 use crate::time::UnixMicros;
 
 /// Counts the changes of this protocol.
-pub const FORMAT: u32 = 1;
+pub const FORMAT: u32 = 2;
 
 /// The most sockets that are handed over: the kernel takes 253 descriptors at once (`SCM_MAX_FD`).
 pub const LISTENERS_MAX: usize = 250;
@@ -68,10 +68,27 @@ pub struct TakeOver {
 pub struct HandedOver {
     /// Exchanges that go on there: a [`Parting`] follows for each.
     pub running: Vec<u64>,
+    /// Which of them act on an object of a vendor's.
+    pub acts_on: Vec<ActsOn>,
     /// Since when nothing is admitted, in microseconds of the monotonic clock, which is the machine's.
     pub paused_at_us: u64,
     /// Its process id.
     pub pid: u32,
+}
+
+/// An object that an exchange acts on, so that no other call does until it ends (rule Q8).
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ActsOn {
+    /// The exchange.
+    pub intent: u64,
+    /// The vendor's name. Numbers of vendors follow a configuration, which may be another one by now.
+    pub vendor: String,
+    /// Which of the vendor's hosts, where it has several.
+    pub label: Option<String>,
+    /// The object.
+    pub object: ObjectId,
+    /// The vault key and the request, where that may be repeated meanwhile.
+    pub request: Option<(KeyId, Identity)>,
 }
 
 /// To [`TakeOver`]. A refusal is that of any [`Reply`](crate::control::Reply), so that a dataplane that

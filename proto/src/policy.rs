@@ -10,7 +10,7 @@ mod rule;
 mod spec;
 
 pub use attenuate::DEPTH_MAX;
-pub use bounds::IssueBounds;
+pub use bounds::{IssueBounds, KEYS_BELOW_MAX};
 pub use change::KeyChange;
 pub use params::{ParamRule, Params};
 pub use rate::{Bucket, NotARate, Rate, retry_after_s};

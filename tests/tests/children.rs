@@ -305,3 +305,31 @@ fn m11_nobody_issues_or_changes_a_key_beyond_the_bounds_of_the_configuration() {
     assert_eq!(refused["error"]["field"], "daily_usd_cap", "{refused}");
     assert_eq!(keybrake.operate(&head, Some(&json!({"label": "x"}))).status, 200);
 }
+
+#[test]
+fn n5_the_keys_below_one_key_are_bounded_closed_ones_too() {
+    let dir = tempfile::tempdir().unwrap();
+    let stand_in = StandIn::start(dir.path());
+    let bounds = "\n[issue]\nkeys_below_max = 3\n";
+    let mut keybrake = Setup::new(stand_in.url()).proxy_line(bounds).with_admin().start();
+    let (root, other) =
+        (keybrake.issue(&["GET /v1/balance"], &json!({})), keybrake.issue(&["GET /v1/balance"], &json!({})));
+    let child = issue_below(&keybrake, &root, &json!({}));
+    let grandchild = issue_below(&keybrake, &child, &json!({}));
+    let last = issue_below(&keybrake, &root, &json!({}));
+    assert!(keybrake.control().revoke(&last.id).acknowledged);
+    for restarted in [false, true] {
+        for parent in [&root, &child, &grandchild] {
+            let refused = ask_below(&keybrake, &parent.text, &json!({}));
+            assert_eq!(refused.status, 400, "{restarted}: {}", refused.text());
+            let error = &refused.json()["error"];
+            assert_eq!(error["field"], "parent_vault_key", "{error}");
+            assert!(error["message"].as_str().unwrap().contains("closed ones too"), "{error}");
+        }
+        assert_eq!(get(keybrake.proxy(), "/stripe/v1/balance", &last.text).status, 401, "{restarted}");
+        assert_eq!(get(keybrake.proxy(), "/stripe/v1/balance", &grandchild.text).status, 200, "{restarted}");
+        keybrake.dataplane().kill_9();
+        keybrake.start_dataplane();
+    }
+    assert_eq!(ask_below(&keybrake, &other.text, &json!({})).status, 201, "each key at the top by itself");
+}

@@ -158,6 +158,37 @@ fn q8_one_call_at_a_time_acts_on_an_object() {
     assert_eq!(cents(&keybrake, &key), (4000, 0));
 }
 
+#[test]
+fn q8_a_key_whose_cap_is_spent_keeps_no_object_from_others_while_it_is_looked_up() {
+    let (seen, looks) = channel();
+    let (done, go) = channel::<()>();
+    let (go, is_first) = (Mutex::new(go), AtomicBool::new(true));
+    let vendor = Vendor::start(move |request: &Seen, out: &mut dyn Write| {
+        if request.line.starts_with("GET ") && is_first.swap(false, Ordering::SeqCst) {
+            seen.send(()).unwrap();
+            go.lock().unwrap().recv().unwrap();
+        }
+        let left = if request.line.contains("ch_over") { "refunded\":2000" } else { "refunded\":0" };
+        let charge = CHARGE.replace("refunded\":0", left);
+        out.write_all(&whole(200, if request.line.starts_with("GET ") { &charge } else { REFUND }))
+    });
+    let keybrake = Setup::new(vendor.url()).workers(2).start();
+    let spent = keybrake.issue(&RULES, &json!({"daily_usd_cap": 0}));
+    let key = keybrake.issue(&RULES, &json!({"daily_usd_cap": 100}));
+    let mut first = send(&keybrake, &spent, "refunds", "charge=ch_1");
+    looks.recv().unwrap();
+    assert_eq!(post(&keybrake, &key, "refunds", "charge=ch_1").status, 200, "the object is free");
+    done.send(()).unwrap();
+    let reply = first.reply();
+    assert_eq!((reply.status, code(&reply).as_str()), (429, "daily_cap_exceeded"));
+    assert_eq!(cents(&keybrake, &spent), (0, 0));
+    let posts = || vendor.seen().iter().filter(|seen| seen.line.starts_with("POST ")).count();
+    assert_eq!(posts(), 1);
+    // What is free goes on: nothing is left of this charge, which the vendor may say by itself.
+    assert_eq!(post(&keybrake, &spent, "refunds", "charge=ch_over").status, 200);
+    assert_eq!(posts(), 2);
+}
+
 /// Revokes the key while its look-up is at the vendor.
 struct Revoking {
     control: Control,
@@ -218,6 +249,36 @@ fn a_repeat_settles_a_lost_refund_at_what_was_held_for_it_though_nothing_is_left
     assert_eq!(cents(&keybrake, &key), (2000, 2000), "in doubt");
     assert_eq!(refund().status, 200);
     assert_eq!(cents(&keybrake, &key), (2000, 0), "settled at what it was held at");
+}
+
+#[test]
+fn q5_a_repeat_whose_stored_answer_says_that_nothing_moved_settles_a_doubt_at_nothing() {
+    let lost = Arc::new(AtomicBool::new(false));
+    let shared = Arc::clone(&lost);
+    let vendor = Vendor::start(move |request: &Seen, out: &mut dyn Write| {
+        let is_over = shared.load(Ordering::SeqCst);
+        if request.line.starts_with("GET ") {
+            let left = if is_over { "refunded\":2000" } else { "refunded\":0" };
+            return out.write_all(&whole(200, &CHARGE.replace("refunded\":0", left)));
+        }
+        if !shared.swap(true, Ordering::SeqCst) {
+            return Err(std::io::ErrorKind::ConnectionReset.into());
+        }
+        let failed = String::from_utf8(whole(200, &REFUND.replace("succeeded", "failed"))).unwrap();
+        out.write_all(failed.replacen("\r\n", "\r\nIdempotent-Replayed: true\r\n", 1).as_bytes())
+    });
+    let keybrake = Setup::new(vendor.url()).start();
+    let key = keybrake.issue(&RULES, &json!({"daily_usd_cap": 100}));
+    let refund = || {
+        let call = String::from_utf8(form_post("/stripe/v1/refunds", &key.text, "charge=ch_1")).unwrap();
+        let mut client = Client::connect(keybrake.proxy());
+        client.send(call.replacen("\r\n", "\r\nIdempotency-Key: k\r\n", 1));
+        client.reply()
+    };
+    assert_eq!(refund().status, 502);
+    assert_eq!(cents(&keybrake, &key), (2000, 2000), "in doubt");
+    assert_eq!(refund().status, 200);
+    assert_eq!(cents(&keybrake, &key), (0, 0), "the refund failed, and somebody else's is what is gone");
 }
 
 #[test]

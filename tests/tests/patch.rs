@@ -207,6 +207,10 @@ struct Waiting {
 
 impl Waiting {
     fn start() -> Waiting {
+        Waiting::with("# As it comes.")
+    }
+
+    fn with(vendor_line: &str) -> Waiting {
         let (issuer, dir) = (Issuer::new(), tempfile::tempdir().unwrap());
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let ca = dir.path().join("ca.pem");
@@ -214,6 +218,7 @@ impl Waiting {
         let keybrake = Setup::new(format!("https://localhost:{}", listener.local_addr().unwrap().port()))
             .vendor_line("allow_private_address = true")
             .vendor_line("connect_timeout_s = 60")
+            .vendor_line(vendor_line)
             .vendor_line(&format!("ca_file = \"{}\"", ca.display()))
             .with_admin()
             .start();
@@ -277,6 +282,27 @@ fn q8_a_request_that_a_new_bound_of_one_call_or_a_new_rule_for_a_parameter_refus
 #[test]
 fn q8_a_request_that_the_new_policy_allows_goes_on_and_counts_once() {
     decided_anew(&json!({}), &json!({"daily_usd_cap": 10}), (200, 1, 1000));
+}
+
+#[test]
+fn q8_a_request_that_is_decided_anew_keeps_its_turn_and_one_that_is_refused_then_gives_it_back() {
+    for (change, status) in
+        [(json!({"label": "x"}), 200), (json!({"allowed_endpoints": ["GET /v1/**"]}), 403)]
+    {
+        // One turn, and the next one a second later: who finds none waits for it.
+        let mut waiting = Waiting::with("quota_rps = 1");
+        let key = waiting.keybrake.issue(&["POST /v1/charges"], &json!({"daily_usd_cap": 50}));
+        let mut client = waiting.admit(&key);
+        assert_eq!(patch(&waiting.keybrake, &key, "*", &change).status, 200);
+        let vendor = waiting.answer();
+        assert_eq!(client.reply().status, status, "{change}");
+        if status != 200 {
+            let other = waiting.keybrake.issue(&["POST /v1/charges"], &json!({}));
+            assert_eq!(charge(&waiting.keybrake, &other), 200, "the turn is there again");
+        }
+        assert_eq!(vendor.seen().len(), 1);
+        assert_eq!(waiting.keybrake.control().counter("keybrake_turns_waited_total"), 0, "{change}");
+    }
 }
 
 #[test]

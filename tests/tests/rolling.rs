@@ -255,6 +255,46 @@ fn q6_a_repeat_of_a_call_that_the_old_process_runs_is_counted_once() {
     }
 }
 
+/// The new process does not act on an object that a call of the old one still acts on.
+#[test]
+fn q8_an_object_that_the_old_process_acts_on_is_busy_in_the_new_one_until_that_call_ends() {
+    const CHARGE: &str =
+        r#"{"id":"ch_1","object":"charge","amount":2000,"amount_refunded":0,"currency":"usd"}"#;
+    const REFUND: &str =
+        r#"{"id":"re_1","object":"refund","amount":2000,"currency":"usd","status":"succeeded"}"#;
+    let gate = Gate::default();
+    let held = gate.clone();
+    let vendor = Vendor::start(move |seen: &Seen, out: &mut dyn Write| {
+        if seen.line.starts_with("GET ") {
+            return out.write_all(&whole(200, CHARGE));
+        }
+        held.pass();
+        out.write_all(&whole(200, REFUND))
+    });
+    let mut keybrake = Setup::new(vendor.url()).workers(2).start();
+    let key = keybrake.issue(&["POST /v1/refunds"], &json!({"daily_usd_cap": 100}));
+    let other = keybrake.issue(&["POST /v1/refunds"], &json!({"daily_usd_cap": 100}));
+    let send = |keybrake: &Keybrake, key: &Issued, object: &str| {
+        let mut client = Client::connect(keybrake.proxy());
+        client.send(form_post("/stripe/v1/refunds", &key.text, &format!("charge={object}")));
+        client
+    };
+    let mut first = send(&keybrake, &key, "ch_1");
+    eventually("the refund to be at the vendor", || (vendor.seen().len() == 2).then_some(()));
+    let (mut old, _) = keybrake.take_over();
+    for key in [&key, &other] {
+        let busy = send(&keybrake, key, "ch_1").reply();
+        assert_eq!(busy.expect(429)["error"]["code"], "object_busy");
+    }
+    let mut elsewhere = send(&keybrake, &other, "ch_2");
+    eventually("another object to be free", || (vendor.seen().len() == 4).then_some(()));
+    gate.open();
+    assert_eq!((first.reply().status, elsewhere.reply().status), (200, 200));
+    assert_eq!(old.exit_code(), 0);
+    eventually("the outcome to be known", || (inherited(&keybrake) == 0).then_some(()));
+    assert_eq!(send(&keybrake, &other, "ch_1").reply().status, 200, "the object is free again");
+}
+
 /// What has not looked for the last time when the old process stops is not sent: a revoke that the new one
 /// acknowledges could be behind it.
 #[test]

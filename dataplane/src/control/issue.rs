@@ -124,6 +124,11 @@ impl Control {
         if !self.settings.load().config.issue.allows_below(above) {
             return refuse(format!("has {above} keys above it, so none may be below it"));
         }
+        let below = self.keys.below_root(&parent);
+        if !self.settings.load().config.issue.allows_more_below(below) {
+            let had = format!("the key at its top has had {below} keys below it, closed ones too");
+            return refuse(format!("{had}, and may have no more; issue another one at the top"));
+        }
         if self.keys.open_children(parent.id, seen) >= OPEN_CHILDREN_MAX {
             let most = format!("has {OPEN_CHILDREN_MAX} open keys below it, the most there may be");
             return refuse(format!("{most}; revoke some, or let them expire sooner"));

@@ -27,6 +27,8 @@ struct Table {
     by_label: HashMap<String, Vec<Arc<KeyEntry>>>,
     by_run: HashMap<String, Vec<Arc<KeyEntry>>>,
     by_parent: HashMap<KeyId, Vec<Arc<KeyEntry>>>,
+    /// How many keys there are below a key that has none above it.
+    below_root: HashMap<KeyId, usize>,
 }
 
 /// The keys that a revoke has closed.
@@ -189,6 +191,17 @@ impl Keys {
         closing.closed
     }
 
+    /// Keys whose revokes are not known to be on disk.
+    pub(super) fn owed(&self) -> Vec<KeyId> {
+        let table = self.read();
+        table.by_id.values().filter(|entry| entry.owes_revoke()).map(|entry| entry.id).collect()
+    }
+
+    /// Keys below the one at the top of the tree of `entry`, closed ones too.
+    pub(super) fn below_root(&self, entry: &KeyEntry) -> usize {
+        self.read().below_root.get(&entry.root()).copied().unwrap_or_default()
+    }
+
     /// The revokes in `records` are on disk.
     pub(super) fn revokes_were_stored(&self, records: &[KeyRecord]) {
         let table = self.read();
@@ -215,6 +228,8 @@ impl Table {
         self.index_labels(&entry, &record);
         if let Some(parent) = record.parent {
             self.by_parent.entry(parent).or_default().push(Arc::clone(&entry));
+            let below = self.below_root.entry(entry.root()).or_default();
+            *below = below.saturating_add(1);
         }
         self.by_digest.insert(entry.digest, entry.id);
         self.in_order.insert(place(&entry), Arc::clone(&entry));

@@ -1,4 +1,5 @@
-//! Revokes that found no dataplane: files that the next one carries out before it listens (rule Q22).
+//! Revokes that found no dataplane, or one whose disk owes them when it ends: files that the next one carries out
+//! before it listens (rule Q22).
 //!
 //! One file an order, so that nobody ever changes one. The admin process writes the same ones.
 
@@ -7,11 +8,15 @@ use std::io::{self, ErrorKind, Write as _};
 use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
 use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
+use std::thread;
+use std::time::Duration;
 
 use anyhow::{Context as _, bail};
+use crossbeam_channel::bounded;
 use keybrake_proto::config::Data;
-use keybrake_proto::control::{Revoke, SPOOL_BYTES_MAX, SPOOL_SUFFIX, Spooled};
+use keybrake_proto::control::{REVOKE_IDS_MAX, Revoke, SPOOL_BYTES_MAX, SPOOL_SUFFIX, Selector, Spooled};
 
+use super::Control;
 use super::keys::Keys;
 use crate::clock::wall as now;
 use crate::storage::Store;
@@ -41,6 +46,28 @@ pub(super) fn record(data: &Data, revoke: &Revoke) -> Result<Entry, String> {
             dir.display()
         )
     })
+}
+
+impl Control {
+    /// Records the revokes that the store's disk still owes, so that the next process carries them out; waits no
+    /// longer than `limit` for that. One that the store has got by then is carried out twice, which changes nothing.
+    pub(crate) fn spool_owed(&self, data: &Data, limit: Duration) -> Result<(), String> {
+        let owed = self.keys.owed();
+        if owed.is_empty() {
+            return Ok(());
+        }
+        let (data, (done, is_done)) = (data.clone(), bounded(1));
+        let record_all = move || {
+            let mut orders = owed.chunks(REVOKE_IDS_MAX).map(|ids| Selector::Ids(ids.to_vec()));
+            let recorded = orders.try_for_each(|of| record(&data, &Revoke { of, cut: false }).map(drop));
+            // Who asked may have stopped waiting.
+            done.send(recorded).ok();
+        };
+        let spawned = thread::Builder::new().name("revoke-spool".to_owned()).spawn(record_all);
+        spawned.map_err(|error| format!("revokes are not on disk, and cannot be recorded: {error}"))?;
+        let late = || Err("revokes are not on disk, and the disk does not answer".to_owned());
+        is_done.recv_timeout(limit).unwrap_or_else(|_| late())
+    }
 }
 
 fn write(parent: &Path, dir: &Path, revoke: &Revoke) -> io::Result<PathBuf> {
@@ -80,8 +107,8 @@ pub(crate) fn carry_out(
     for (_, Spooled { revoke, recorded_at }) in &orders {
         let closed = keys.close(&revoke.of, now());
         eprintln!(
-            "keybrake-dataplane: carried out the revoke of {recorded_at}, which found no dataplane: {} keys revoked, {} \
-             had been before",
+            "keybrake-dataplane: carried out the revoke of {recorded_at} that was recorded: {} keys revoked, {} had been \
+             before",
             closed.now.len(),
             closed.before.len()
         );

@@ -5,7 +5,7 @@ use std::sync::atomic::AtomicU32;
 
 use keybrake_proto::catalog::Catalog;
 use keybrake_proto::catalog::book::PriceBook;
-use keybrake_proto::config::Config;
+use keybrake_proto::config::{Config, Data};
 use keybrake_proto::control::{Revoke, Revoked, Selector};
 use keybrake_proto::http1::Method;
 use keybrake_proto::key::{KeyDigest, KeyId};
@@ -163,6 +163,32 @@ fn q19_a_disk_that_does_not_take_it_makes_it_pending_and_the_key_stays_closed() 
         assert_eq!((pending.acknowledged, pending.durable), (true, false), "also the second time");
         assert!(key.account.word().closed);
     }
+}
+
+#[test]
+fn q19_a_revoke_that_the_disk_owes_is_recorded_and_the_next_process_carries_it_out() {
+    let directory = Directory::new();
+    let keys = [entry(1, None), entry(2, None)];
+    let control = control(&directory, 1, &keys);
+    let data = Data { dir: directory.0.clone(), ..Data::default() };
+    control.spool_owed(&data, WAIT).unwrap();
+    assert_eq!(fs::read_dir(data.revoke_spool()).map_or(0, Iterator::count), 0, "nothing is owed");
+    control.storage.flush_and_stop().unwrap();
+    assert!(!revoke(&control, &keys[0], 1).durable);
+    let nowhere = Data { dir: directory.0.join("missing"), ..Data::default() };
+    assert!(control.spool_owed(&nowhere, WAIT).is_err(), "who cannot record it does not give up its place");
+    control.spool_owed(&data, WAIT).unwrap();
+    assert_eq!(fs::read_dir(data.revoke_spool()).unwrap().count(), 1);
+
+    // What the next process finds: the store knows nothing of the revoke.
+    let next = [entry(1, None), entry(2, None)];
+    let mut store = Store::open(&directory.0.join("store")).unwrap();
+    let socket = UnixListener::bind(directory.0.join("next.sock")).unwrap();
+    carry_out(&socket, &data, &mut store, &Keys::new(&next)).unwrap();
+    assert_eq!(next.each_ref().map(|key| key.account.word().closed), [true, false]);
+    let stored = store.keys().unwrap();
+    assert!(stored.len() == 1 && stored[0].id == id(1) && stored[0].revoked_at.is_some());
+    assert_eq!(fs::read_dir(data.revoke_spool()).unwrap().count(), 0);
 }
 
 /// Keys 1 to 5: 3 below 2 below 1, and 5 below 4.

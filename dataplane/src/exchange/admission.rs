@@ -5,6 +5,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Instant;
 
+use keybrake_proto::catalog::amount::Known;
 use keybrake_proto::catalog::price::{self, Priced, QuoteError, Terms};
 use keybrake_proto::catalog::wire::Slot;
 use keybrake_proto::catalog::{Call, Catalog, Operation, Price, UnlistedReads};
@@ -15,8 +16,8 @@ use keybrake_proto::idempotency::{Answer, Identity};
 use keybrake_proto::json;
 use keybrake_proto::key;
 use keybrake_proto::money::Micros;
+use keybrake_proto::policy::Permit;
 use keybrake_proto::policy::params::{Body, Parameters};
-use keybrake_proto::policy::{Permit, retry_after_s};
 use keybrake_proto::route::{Route, route};
 use ring::digest;
 
@@ -24,12 +25,10 @@ use super::look_up::Ground;
 use super::row::Trace;
 use crate::downstream::Downstream;
 use crate::hold::Hold;
-use crate::pacing::{self, Taken, Turn};
 use crate::pool::{Credential, Pool};
 use crate::registry::{Epoch, KeyEntry, KeyRecord};
 use crate::settings::Current;
 use crate::shard::Shard;
-use crate::tokens::TooFast;
 use crate::upstream::{self, Admitted, Fault, Outgoing, Reply};
 
 /// The longest Idempotency-Key that vendors take.
@@ -164,14 +163,6 @@ fn judge_account(
     })
 }
 
-/// Takes a token of the key's rate, and of the rates above it.
-pub(super) fn keep_rate(target: &Target, trace: &Trace) -> Result<(), Deny> {
-    target.entry.rate.take(trace.began()).map_err(|TooFast { rate, wait }| {
-        let wait_ns = u64::try_from(wait.as_nanos()).unwrap_or(u64::MAX);
-        Deny::Restriction(Restriction::Rate { rate, retry_after_s: retry_after_s(wait_ns) })
-    })
-}
-
 /// The catalog of a configured vendor.
 fn catalog_of(current: &Current, vendor: &[u8]) -> Option<&'static Catalog> {
     let pool = current.pools.iter().find(|pool| pool.vendor.config.name.as_bytes() == vendor)?;
@@ -221,37 +212,12 @@ pub(super) fn judge(
     })
 }
 
-/// Waits for a turn within the vendor's quota, where it has one.
-///
-/// It stands before money: nothing is held while a request waits, so that neither its cap nor its day is bound by the
-/// wait, and [`admit`] decides everything anew behind it. Once something is held there is no wait but for the disk and
-/// the vendor.
-pub(super) async fn pace(shard: &Rc<Shard>, target: &Target) -> Result<Taken, Deny> {
-    let credential = target.pool().vendor.credential(&target.entry.vendor_account);
-    let Some(pacer) = credential.as_ref().and_then(|credential| credential.pacer.as_ref()) else {
-        return Ok(Taken::free());
-    };
-    if pacer.try_take(Instant::now()) {
-        return Ok(Taken::of(pacer));
-    }
-    shard.metrics.turns_waited.add(1);
-    // Keys below one key take its turns: whoever issues a thousand has no more than one.
-    let root = target.entry.chain().last().map_or(target.entry.id, |root| root.id);
-    match shard.turn(pacer, root).await {
-        Turn::Granted => Ok(Taken::of(pacer)),
-        Turn::Refused => {
-            let retry_after_s = pacing::WAIT_MAX.as_secs().max(1);
-            Err(Deny::Restriction(Restriction::VendorQuota { retry_after_s }))
-        }
-    }
-}
-
 /// Finds what the call may cost at most. Nothing is kept aside yet.
-fn price(
+pub(super) fn price(
     shard: &Shard,
     agent: &Downstream,
     target: &Target,
-    ground: &Ground,
+    known: Known,
     trace: &mut Trace,
 ) -> Result<(), Deny> {
     let per_call_max = target.entry.max_usd_per_call();
@@ -259,7 +225,7 @@ fn price(
     let unpriced_hold = target.entry.unpriced_hold();
     let terms = Terms { bound, per_call_max: unpriced_hold, book: &trace.current.settings.book, today };
     let request = priced(agent, target);
-    trace.quote = price::quote(target.price(), request, ground.known, &terms).map_err(unquoted)?;
+    trace.quote = price::quote(target.price(), request, known, &terms).map_err(unquoted)?;
     trace.held = trace.quote.amount;
     match per_call_max {
         Some(most) if trace.quote.whole() > most => {
@@ -297,7 +263,7 @@ pub(super) fn admit(
     trace: &mut Trace,
 ) -> Result<Admitted, Deny> {
     let entry = &target.entry;
-    price(shard, agent, target, ground, trace)?;
+    price(shard, agent, target, ground.known, trace)?;
     if shard.is_draining() {
         return Err(Deny::Draining);
     }

@@ -18,6 +18,7 @@ use keybrake_proto::policy::Permit;
 
 use super::PRICED_REPLY_BYTES_MAX;
 use super::admission::{self, Target};
+use super::pace;
 use super::row::{LookUpRow, Trace};
 use crate::downstream::Downstream;
 use crate::hold::Hold;
@@ -38,13 +39,22 @@ pub(super) struct Ground {
     claim: Option<Claim>,
 }
 
+impl Ground {
+    /// The call that stands on it has this intent.
+    pub(super) fn is_of(&mut self, intent: Option<IntentId>) {
+        if let (Some(claim), Some(intent)) = (&mut self.claim, intent) {
+            claim.is_of(intent);
+        }
+    }
+}
+
 /// Claims the object that the call acts on, and reads it where the price needs that.
 pub(super) async fn prepare(
     shard: &Rc<Shard>,
     agent: &Downstream,
     permit: &Permit,
     target: &Target,
-    trace: &Trace,
+    trace: &mut Trace,
 ) -> Result<Ground, Deny> {
     let identity = admission::identify(agent, target, target.vendor());
     let request = admission::priced(agent, target);
@@ -52,6 +62,12 @@ pub(super) async fn prepare(
     let acting = price::acts_on(price, request).map_err(admission::unquoted)?;
     let mut ground = Ground { identity, acting: None, known: Known::default(), claim: None };
     let Some(acting) = acting else { return Ok(ground) };
+    let counted = || shard.objects.counted(target.entry().id, &acting.id);
+    let must_look_up =
+        |counted| price::must_look_up(price, request, counted, bound).map_err(admission::unquoted);
+    if must_look_up(counted())? && is_spent(shard, target, identity) {
+        Box::pin(refuse_unclaimed(shard, agent, permit, target, trace, &acting)).await?;
+    }
     if bound == Bound::Capped {
         let claim = shard.objects.claim(
             target.pool_number(),
@@ -60,16 +76,44 @@ pub(super) async fn prepare(
         );
         ground.claim = Some(claim.map_err(|_| Deny::Object(ObjectFault::Busy))?);
     }
-    ground.known.counted = shard.objects.counted(target.entry().id, &acting.id);
-    if price::must_look_up(price, request, ground.known.counted, bound).map_err(admission::unquoted)? {
-        // It is one more request of the vendor's quota, whatever becomes of the call.
-        admission::pace(shard, target).await?.used();
+    ground.known.counted = counted();
+    if must_look_up(ground.known.counted)? {
         // Seldom, and large: it would make the future of every connection larger.
         let found = Box::pin(look_up(shard, agent, permit, target, trace, &acting));
         ground.known.looked_up = Some(found.await?);
     }
     ground.acting = Some(acting);
     Ok(ground)
+}
+
+/// Whether no cap of the chain has anything left, and the call is no repeat, which would hold nothing.
+fn is_spent(shard: &Shard, target: &Target, identity: Option<Identity>) -> bool {
+    let entry = target.entry();
+    let is_repeat = |identity| shard.memory.finds(entry.id, identity, shard.now());
+    entry.account.is_spent(shard.today()) && !identity.is_some_and(is_repeat)
+}
+
+/// Refuses a call whose cap is spent if it costs anything, which only the object can tell. The object is not claimed
+/// meanwhile: who has no money left must not keep it from others. A call that is free is looked up once more under
+/// its claim.
+async fn refuse_unclaimed(
+    shard: &Rc<Shard>,
+    agent: &Downstream,
+    permit: &Permit,
+    target: &Target,
+    trace: &mut Trace,
+    acting: &Acting,
+) -> Result<(), Deny> {
+    let entry = target.entry();
+    let looked_up = Some(look_up(shard, agent, permit, target, trace, acting).await?);
+    let known = Known { counted: shard.objects.counted(entry.id, &acting.id), looked_up };
+    admission::price(shard, agent, target, known, trace)?;
+    let (quote, today) = (trace.quote.amount, shard.today());
+    let hold = Hold::reserve(entry, &shard.journal, today, quote)
+        .map_err(|refusal| Deny::by_ledger(refusal, entry.id, quote))?;
+    // It is free, or there is room again.
+    hold.release(today);
+    Ok(())
 }
 
 async fn look_up(
@@ -80,6 +124,8 @@ async fn look_up(
     trace: &Trace,
     acting: &Acting,
 ) -> Result<LookedUp, Deny> {
+    // It is one more request of the vendor's quota, whatever becomes of the call.
+    pace::pace(shard, target, None).await?.used();
     let path = acting.path();
     let call = target.vendor().recognize(Method::Get, path.as_bytes());
     let row = trace.look_up(agent, &call);

@@ -39,10 +39,8 @@ pub(super) fn has_key(agent: &Downstream, target: &Target, trace: &mut Trace) ->
         return true;
     }
     let canonical = target.path(arrived);
-    let sent = target
-        .vendor()
-        .with_account(canonical, ANY_ACCOUNT)
-        .map_or(Cow::Borrowed(canonical), Cow::Owned);
+    let sent =
+        target.vendor().with_account(canonical, ANY_ACCOUNT).map_or(Cow::Borrowed(canonical), Cow::Owned);
     key::stands_in(&sent)
 }
 

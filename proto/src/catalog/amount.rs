@@ -297,7 +297,7 @@ fn end_of_success(
     let has =
         |statuses: &[&str]| matches!(&status, Some(Scalar::Text(of)) if statuses.contains(&of.as_ref()));
     if has(rule.reply.moved_nothing) {
-        return (End::Settle(Micros::ZERO), None);
+        return (End::MovedNothing, None);
     }
     let currency = match &currency {
         Some(Scalar::Text(code)) => Currency::parse(code),

@@ -193,6 +193,8 @@ fn free_without(names: &[&str], request: Priced<'_>) -> Result<Quote, QuoteError
 pub enum End {
     /// The call cost this much; more than the quote is booked in full.
     Settle(Micros),
+    /// The vendor carried it out, and says that nothing moved: it cost nothing, whatever was asked for.
+    MovedNothing,
     /// Definitely nothing moved.
     Release,
     /// It may have moved: the quote stays held and committed.

@@ -4,7 +4,7 @@ use std::net::IpAddr;
 
 use super::{Config, ConfigError, Origin, Vendor, operation, requests, tls};
 use crate::catalog::Catalog;
-use crate::policy::{DEPTH_MAX, Rate};
+use crate::policy::{DEPTH_MAX, KEYS_BELOW_MAX, Rate};
 
 /// `sun_path` holds 108 bytes, the last one a zero (unix(7)).
 const SOCKET_PATH_BYTES_MAX: usize = 107;
@@ -98,6 +98,12 @@ fn issue(config: &Config) -> Result<(), ConfigError> {
     }
     if config.issue.depth_max > DEPTH_MAX {
         return Err(ConfigError::value("issue.depth_max", format!("must be at most {DEPTH_MAX}")));
+    }
+    if !(1..=KEYS_BELOW_MAX).contains(&config.issue.keys_below_max) {
+        return Err(ConfigError::value(
+            "issue.keys_below_max",
+            format!("must be from 1 to {KEYS_BELOW_MAX}"),
+        ));
     }
     Ok(())
 }

@@ -42,6 +42,8 @@ fn unknown_keys_and_impossible_values_are_named() {
     refused("[issue]\nvendors = [\"twilio\"]", &["issue.vendors", "twilio"]);
     refused("[requests]\nmonthly_max = 0", &["requests.monthly_max", "between 1 and"]);
     refused("[issue]\ndepth_max = 9", &["issue.depth_max", "at most 8"]);
+    refused("[issue]\nkeys_below_max = 0", &["issue.keys_below_max", "from 1 to 1000000"]);
+    refused("[issue]\nkeys_below_max = 1000001", &["issue.keys_below_max", "from 1 to 1000000"]);
     refused("[issue]\ndaily_usd_cap_max = 1.5", &["\"150.5\""]);
     refused(VENDOR, &["vendor[1].name", "twice"]);
     assert!(parse("", &[]).unwrap_err().contains("at least one vendor"));

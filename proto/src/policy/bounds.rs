@@ -8,6 +8,12 @@ use super::spec::{SpecError, refuse};
 use crate::money::Micros;
 use crate::time::{UnixMicros, parse_duration_seconds};
 
+/// Keys below one key where nobody has said otherwise: one for each run of an hour, for more than a year.
+const KEYS_BELOW: usize = 10_000;
+
+/// The highest `keys_below_max`.
+pub const KEYS_BELOW_MAX: usize = 1_000_000;
+
 /// `[issue]`: bounds of every key. Keys that were issued before stay as they are until they are changed.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
@@ -26,6 +32,9 @@ pub struct IssueBounds {
     pub vendors: Option<Vec<String>>,
     /// The most keys above a key; 0: nobody issues below a key.
     pub depth_max: usize,
+    /// The most keys below a key that has none above it, closed ones too: they stay in memory, and whoever holds one of
+    /// them can make more (rule N5).
+    pub keys_below_max: usize,
 }
 
 impl Default for IssueBounds {
@@ -36,6 +45,7 @@ impl Default for IssueBounds {
             life_max_s: None,
             vendors: None,
             depth_max: DEPTH_MAX,
+            keys_below_max: KEYS_BELOW,
         }
     }
 }
@@ -121,6 +131,11 @@ impl IssueBounds {
     /// Whether a key with so many keys above it may have one below it.
     pub fn allows_below(&self, above: usize) -> bool {
         above < self.depth_max.min(DEPTH_MAX)
+    }
+
+    /// Whether one more key may be below a key that has had so many.
+    pub fn allows_more_below(&self, below: usize) -> bool {
+        below < self.keys_below_max
     }
 }
 

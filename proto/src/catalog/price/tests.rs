@@ -46,6 +46,7 @@ fn check_end(path: &str, status: u16, body: &str, expected: &str) {
     let quote = quoted(path, priced("amount=2000&currency=usd&charge=ch_1"), Bound::Capped).unwrap();
     let text = match end(price(path), &quote, None, status, Some(body.as_bytes())).0 {
         End::Settle(charge) => format!("settle {}", charge.as_u64() / 10_000),
+        End::MovedNothing => "settle 0".to_owned(),
         End::Release => "release".to_owned(),
         End::InDoubt => "doubt".to_owned(),
     };

@@ -304,6 +304,7 @@ fn check_end(request: &str, content_type: &[u8], body: &str, status: u16, reply:
     let price = Catalog::of(vendor).unwrap().recognize(Method::Post, path.as_bytes()).price();
     let text = match price::end(price, &quote, None, status, Some(reply.as_bytes())).0 {
         End::Settle(charge) => format!("settle {}", charge.as_u64()),
+        End::MovedNothing => "settle 0".to_owned(),
         End::Release => "release".to_owned(),
         End::InDoubt => "doubt".to_owned(),
     };

@@ -35,6 +35,7 @@ fn check(story: &[Call]) {
         let (end, remembered) = end(price, &quote, acting.as_ref(), *status, Some(reply.as_bytes()));
         let text = match end {
             End::Settle(charge) => charge.to_string(),
+            End::MovedNothing => Micros::ZERO.to_string(),
             End::Release => "released".to_owned(),
             End::InDoubt => "in doubt".to_owned(),
         };
