@@ -11,12 +11,15 @@ use keybrake_proto::catalog::Catalog;
 use keybrake_proto::catalog::amount::Known;
 use keybrake_proto::catalog::book::PriceBook;
 use keybrake_proto::catalog::price::{self, Bound, Priced, Terms};
+use keybrake_proto::catalog::wire::Slot;
 use keybrake_proto::deny::Deny;
 use keybrake_proto::http1::{HeadLimits, Method, RequestHead, encode};
 use keybrake_proto::key::{self, KeyId};
+use keybrake_proto::leak::Forms;
 use keybrake_proto::ledger::Word;
 use keybrake_proto::money::Micros;
 use keybrake_proto::policy::{Policy, Restrictions};
+use keybrake_proto::secret::Secret;
 use keybrake_proto::time::{Day, UnixMicros};
 
 const HEAD: &[u8] = b"POST /stripe/v1/charges HTTP/1.1\r\nHost: 127.0.0.1:8080\r\n\
@@ -136,5 +139,22 @@ fn row() -> AuditRow<'static> {
     }
 }
 
-criterion_group!(benches, decide, write);
+fn search(criterion: &mut Criterion) {
+    let credential = Secret::new(b"sk_live_51HqLyjWDarjtT1zdp7dcG3Kq9ZbVtYw2RkHs7XnDc5PfM".to_vec());
+    let forms = Forms::new(&Slot::Bearer, &credential).unwrap();
+    let reply =
+        br#"{"id": "ch_3MmlLrLkdIwHu7ix0snN0B15", "object": "charge", "amount": 1099, "currency": "usd"}, "#;
+    let bytes: Vec<u8> = reply.iter().copied().cycle().take(128 * 1024).collect();
+    criterion.bench_function("search 128 KiB of a reply for a credential", |bencher| {
+        bencher.iter(|| forms.stand_in(black_box(&bytes)));
+    });
+    criterion.bench_function("search 500 bytes of a reply for a credential", |bencher| {
+        bencher.iter(|| forms.stand_in(black_box(bytes.get(..500).unwrap())));
+    });
+    criterion.bench_function("what of a reply may begin a credential", |bencher| {
+        bencher.iter(|| forms.begun(black_box(&bytes)));
+    });
+}
+
+criterion_group!(benches, decide, search, write);
 criterion_main!(benches);

@@ -42,6 +42,8 @@ struct Received {
     bytes: Vec<u8>,
     /// How many of them are requests that were answered.
     answered: usize,
+    /// Nothing more is read.
+    has_ended: bool,
 }
 
 impl Recorder {
@@ -105,8 +107,11 @@ impl Recorder {
         let of = |conversation: &Arc<Conversation>| {
             eventually("bytes to be read", || {
                 // First what was read: a byte that comes in between is waited for.
-                let bytes = conversation.received.lock().unwrap().bytes.clone();
-                (bytes.len() as u64 >= arrived_bytes(&conversation.socket)).then_some(bytes)
+                let received = conversation.received.lock().unwrap();
+                // The kernel counts the end of a connection as a byte.
+                let is_all =
+                    received.has_ended || received.bytes.len() as u64 >= arrived_bytes(&conversation.socket);
+                is_all.then(|| received.bytes.clone())
             })
         };
         conversations.iter().map(of).collect()
@@ -127,9 +132,9 @@ impl Shared {
         let conversation = Arc::new(Conversation { socket, received: Mutex::default() });
         let (shared, served) = (Arc::clone(self), Arc::clone(&conversation));
         std::thread::spawn(move || {
-            if shared.talk(&served).is_err() {
-                drop(served.socket.shutdown(Shutdown::Both));
-            }
+            drop(shared.talk(&served));
+            served.received.lock().unwrap().has_ended = true;
+            drop(served.socket.shutdown(Shutdown::Both));
         });
         conversation
     }

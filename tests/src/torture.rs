@@ -23,6 +23,7 @@ mod report;
 mod restart;
 mod revoke;
 mod scene;
+mod swap;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::str::FromStr;
@@ -52,6 +53,8 @@ pub enum Part {
     Clock,
     /// Damaged, missing and older files.
     Damage,
+    /// A vendor that cuts and says too much, under agents who know their own replies.
+    Swap,
     /// What the journal costs; nothing is broken.
     Cost,
 }
@@ -73,7 +76,7 @@ pub struct NotRun(pub String);
 
 impl Part {
     /// Every part, in the order in which they are run.
-    pub const ALL: [Part; 10] = [
+    pub const ALL: [Part; 11] = [
         Part::Kill,
         Part::Ack,
         Part::Power,
@@ -83,6 +86,7 @@ impl Part {
         Part::Restart,
         Part::Clock,
         Part::Damage,
+        Part::Swap,
         Part::Cost,
     ];
 
@@ -99,6 +103,7 @@ impl Part {
             Part::Restart => "restart",
             Part::Clock => "clock",
             Part::Damage => "damage",
+            Part::Swap => "swap",
             Part::Cost => "cost",
         }
     }
@@ -115,6 +120,8 @@ impl Part {
             Part::Restart => (50, 4),
             Part::Clock => (200, 12),
             Part::Damage => (1500, 60),
+            // Of ten thousand calls each.
+            Part::Swap => (100, 5),
             Part::Cost => (9, 9),
         }
     }
@@ -130,6 +137,10 @@ impl Part {
             Part::Restart => restart::play(plan, random, report),
             Part::Clock => clock::play(plan, random, report),
             Part::Damage => damage::play(plan, random, report),
+            Part::Swap => {
+                swap::play(plan, random, report);
+                Ok(())
+            }
             Part::Cost => cost::play(plan, random, report),
         }
     }

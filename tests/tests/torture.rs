@@ -81,6 +81,11 @@ fn damaged_files_never_leave_more_to_spend() {
 }
 
 #[test]
+fn i7_no_answer_is_swapped_and_no_post_arrives_twice() {
+    short_round(Part::Swap);
+}
+
+#[test]
 fn the_journals_cost_can_be_measured() {
     short_round(Part::Cost);
 }

@@ -140,6 +140,21 @@ fn sealing_twice_gives_different_bytes_that_show_nothing() {
     assert!(!first.windows(4).any(|bytes| bytes == b"sk_l"));
 }
 
+/// Rule S5: nothing is compared with a clear key, and a digest is of no use under another master key.
+#[test]
+fn s5_a_key_is_found_by_the_keyed_hash_of_its_whole_text() {
+    let key = b"vault_key_00000000000000000000000000000000000000";
+    let found = |number: u8, text: &[u8]| master(number).digester().digest(text);
+    assert_eq!(found(7, key), found(7, key));
+    assert_ne!(found(7, key), found(8, key), "it is keyed");
+    for at in 0..key.len() {
+        let mut other = *key;
+        other[at] ^= 1;
+        assert_ne!(found(7, key), found(7, &other), "byte {at}");
+    }
+    assert_ne!(found(7, key), found(7, &key[..key.len() - 1]));
+}
+
 /// These values are on disk: the test fails where a change of the derivation would lock users out.
 #[test]
 fn derived_values_never_change() {

@@ -1,6 +1,6 @@
 //! How long a body is, and how it is cut (rules H3, H4, H6).
 
-use super::play::{Case, FORM, refused, sent, silent};
+use super::play::{Case, FORM, length, refused, sent, silent};
 
 const CHARGES: &str =
     "POST /stripe/v1/charges HTTP/1.1\r\n{auth}Content-Type: application/x-www-form-urlencoded\r\n";
@@ -94,7 +94,10 @@ fn lengths() -> Vec<Case> {
 
 /// CL.TE, TE.CL and their disguises.
 fn both() -> Vec<Case> {
-    let smuggled = "0\r\n\r\nGET /stripe/v1/balance HTTP/1.1\r\n{auth}\r\n";
+    // Each reading alone would make an allowed request of one of these, and another one of what is behind it.
+    let behind = "GET /stripe/v1/charges/ch_smuggled HTTP/1.1\r\n{auth}\r\n";
+    let by_length = format!("{FORM}{behind}");
+    let by_chunks = format!("18\r\n{FORM}\r\n0\r\n\r\n{behind}");
     let mut cases = Vec::new();
     for lines in [
         "Content-Length: 24\r\nTransfer-Encoding: chunked\r\n",
@@ -102,20 +105,26 @@ fn both() -> Vec<Case> {
         "Content-Length: 0\r\nTransfer-Encoding: chunked\r\n",
         "Transfer-Encoding: chunked\r\nContent-Length: 5\r\n",
         "transfer-encoding: CHUNKED\r\ncontent-length: 5\r\n",
-        "Content-Length: 5\r\nTransfer-Encoding : chunked\r\n",
-        "Content-Length: 5\r\nTransfer-Encoding\t: chunked\r\n",
-        "Content-Length: 5\r\n Transfer-Encoding: chunked\r\n",
-        "Content-Length: 5\r\nX: y\r\n\tTransfer-Encoding: chunked\r\n",
-        "Content-Length: 5\r\nX: y\nTransfer-Encoding: chunked\r\n",
-        "Content-Length: 5\r\nX: y\rTransfer-Encoding: chunked\r\n",
-        "Content-Length: 5\r\nTransfer-Encoding\u{b}: chunked\r\n",
-        "Content-Length: 5\r\nTransfer-Encoding\u{0}: chunked\r\n",
-        "Content-Length: 5\r\nTransfer-Encoding: \u{0}chunked\r\n",
-        "Content-Length: 5\r\nTransfer-Encoding: chunked\u{b}\r\n",
-        "Content-Length: 5\r\nTransfer_Encoding: chunked\r\n",
-        "Content-Length: 5\r\nTransfer-Encoding\r\n : chunked\r\n",
+        "Content-Length: 24\r\nTransfer-Encoding : chunked\r\n",
+        "Content-Length: 24\r\nTransfer-Encoding\t: chunked\r\n",
+        "Content-Length: 24\r\n Transfer-Encoding: chunked\r\n",
+        "Content-Length: 24\r\nX: y\r\n\tTransfer-Encoding: chunked\r\n",
+        "Content-Length: 24\r\nX: y\nTransfer-Encoding: chunked\r\n",
+        "Content-Length: 24\r\nX: y\rTransfer-Encoding: chunked\r\n",
+        "Content-Length: 24\r\nTransfer-Encoding\u{b}: chunked\r\n",
+        "Content-Length: 24\r\nTransfer-Encoding\u{0}: chunked\r\n",
+        "Content-Length: 24\r\nTransfer-Encoding: \u{0}chunked\r\n",
+        "Content-Length: 24\r\nTransfer-Encoding: chunked\u{b}\r\n",
+        "Content-Length: 24\r\nTransfer_Encoding: chunked\r\n",
+        "Content-Length: 24\r\nTransfer-Encoding\r\n : chunked\r\n",
     ] {
-        cases.push(refused(400, &format!("h3 both {lines:?}"), framed(lines, smuggled)));
+        for (reading, bytes) in [("length", &by_length), ("chunks", &by_chunks)] {
+            cases.push(refused(
+                400,
+                &format!("h3 both {lines:?}, a body by its {reading}"),
+                framed(lines, bytes),
+            ));
+        }
     }
     cases
 }
@@ -321,6 +330,21 @@ fn borders() -> Vec<Case> {
                 "POST /stripe/v1/payouts HTTP/1.1\r\n{{auth}}Transfer-Encoding: chunked\r\n\r\n5\r\nabcde\r\n0\r\n\r\n{smuggled}"
             ),
         ),
+        refused(401, "h6 a wrong key with an allowed request in its body", {
+            let body = "GET /stripe/v1/charges/ch_smuggled HTTP/1.1\r\n{auth}\r\n";
+            format!(
+                "POST /stripe/v1/charges HTTP/1.1\r\n{{host}}Authorization: Bearer x\r\nContent-Length: {}\r\n\r\n{body}",
+                length(body)
+            )
+        }),
+        refused(403, "h6 a refused post with an allowed request in its long body", {
+            let body =
+                format!("GET /stripe/v1/charges/ch_smuggled HTTP/1.1\r\n{{auth}}\r\n{}", "x".repeat(20_000));
+            format!(
+                "POST /stripe/v1/payouts HTTP/1.1\r\n{{auth}}Content-Length: {}\r\n\r\n{body}",
+                length(&body)
+            )
+        }),
         refused(
             401,
             "h6 a wrong key with a request in its body",

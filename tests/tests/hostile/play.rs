@@ -4,7 +4,7 @@ use std::io::{Read as _, Write as _};
 use std::net::{Shutdown, SocketAddr, TcpStream};
 use std::time::Duration;
 
-use keybrake_tests::{Keybrake, Recorder, SECRET, Script, Setup, holds, length_of, whole};
+use keybrake_tests::{Keybrake, Recorder, SECRET, Script, Setup, holds, length_of, secrets_in_files, whole};
 use serde_json::json;
 
 /// One request of a hostile agent, and what must come of it.
@@ -130,6 +130,15 @@ impl Stage {
         let key = keybrake.issue(endpoints, &more).text;
         assert_eq!(key.len(), KEY_BYTES);
         Stage { recorder, keybrake, key, good }
+    }
+
+    /// Nothing that keybrake wrote holds the agent's key, or this one.
+    pub(crate) fn keeps_no_key(&self, other: &str) {
+        self.keybrake.settle();
+        for key in [self.key.as_str(), other] {
+            assert_eq!(secrets_in_files(&self.keybrake.data(), key), Vec::<std::path::PathBuf>::new());
+            assert!(!holds(self.keybrake.output().as_bytes(), key), "it stands in the output");
+        }
     }
 
     fn proxy(&self) -> SocketAddr {

@@ -8,7 +8,7 @@ use super::play::{Case, FORM, get, post, refused, sent};
 const ID: &str = "/stripe/v1/charges/ch_1";
 
 /// A key that is not the agent's: any key is kept from vendors. It has the form and the checksum of one.
-fn other_key() -> String {
+pub(crate) fn other_key() -> String {
     keybrake_proto::key::mint(|bytes| bytes.fill(77))
 }
 
