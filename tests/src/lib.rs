@@ -21,6 +21,7 @@ mod http;
 mod keybrake;
 mod port;
 mod process;
+pub mod project;
 mod relay;
 mod scan;
 mod sdk;

@@ -181,7 +181,7 @@ async fn a_missing_executable_says_where_it_was_looked_for() {
 }
 
 #[test]
-fn q27_only_the_dataplane_gets_credentials_and_only_the_admin_process_the_token() {
+fn p6_q27_only_the_dataplane_gets_credentials_and_only_the_admin_process_the_token() {
     let text =
         "[[vendor]]\nname = \"stripe\"\nbase_url = \"https://api.stripe.com\"\ncredential_env = \"STRIPE\"";
     let config = Config::parse(text, std::iter::empty()).unwrap();
