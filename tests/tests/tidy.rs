@@ -166,7 +166,7 @@ fn modules_of_the_dataplane_use_only_those_below_them() {
 #[test]
 fn crates_meet_only_in_proto() {
     for name in ["dataplane", "admin", "loadtest", "proto", "checks"] {
-        let manifest = text(&Path::new(name).join("Cargo.toml"));
+        let manifest = text(Path::new(name).join("Cargo.toml"));
         let (_, dependencies) = manifest.split_once("[dependencies]").unwrap();
         for other in ["dataplane", "admin", "loadtest", "checks", "tests", "benches"] {
             assert!(!dependencies.contains(&format!("keybrake-{other}")), "{name} depends on {other}");
@@ -201,7 +201,7 @@ fn every_test_that_proves_a_control_is_there() {
     let named = named_tests(&page);
     assert!(named.len() > 20, "{named:#?}");
     for (file, test) in named {
-        let source = text(&Path::new("tests/tests").join(format!("{file}.rs")));
+        let source = text(Path::new("tests/tests").join(format!("{file}.rs")));
         // Some tests are made by a macro from a list.
         let is_there =
             [format!("fn {test}()"), format!("    {test} ")].iter().any(|form| source.contains(form));
