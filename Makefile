@@ -29,11 +29,16 @@ test-frameworks: setup-frameworks rocksdb ## run the examples for CrewAI, LangGr
 lint: setup-lint rocksdb ## check format, lints and, with cargo-deny, the dependencies
 	$(CARGO) fmt --check
 	$(CARGO) clippy --locked --workspace --all-targets -- -D warnings
-	@if command -v cargo-deny >/dev/null; then \
-		$(CARGO) deny --locked check; \
-	else \
-		echo 'not run: cargo deny check (cargo-deny is not installed)'; \
-	fi
+	@scripts/audit.sh
+
+audit: ## check the dependencies; installs cargo-deny, which takes some minutes
+	@scripts/audit.sh install
+
+sbom: ## list the parts of the binaries, as CycloneDX, in target/sbom
+	@scripts/sbom.py keybrake-dataplane keybrake-admin
+
+reproduce: rocksdb ## build the published binaries twice and compare them; takes as long as two releases
+	@scripts/reproduce.sh
 
 fuzz: ## give each parser random bytes, with a nightly compiler: [TARGET=policy] [SECONDS=300]
 	@TARGET='$(TARGET)' SECONDS_EACH='$(or $(SECONDS),300)' scripts/fuzz.sh

@@ -57,6 +57,9 @@ cargo fmt --check
 step 'clippy'
 cargo clippy --locked --workspace --all-targets -- -D warnings
 
+step 'dependencies'
+scripts/audit.sh
+
 step 'build'
 cargo build --locked --workspace --bins --tests
 

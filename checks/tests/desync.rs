@@ -65,7 +65,7 @@ fn text(yaml: &Yaml) -> String {
         Yaml::String(text) | Yaml::Real(text) => text.clone(),
         Yaml::Integer(number) => number.to_string(),
         Yaml::Boolean(flag) => flag.to_string(),
-        _ => String::new(),
+        Yaml::Array(_) | Yaml::Hash(_) | Yaml::Alias(_) | Yaml::Null | Yaml::BadValue => String::new(),
     }
 }
 
@@ -99,76 +99,45 @@ fn h1_h3_what_the_published_desync_cases_call_dangerous_is_refused() {
     println!("{cases} published cases, {dangerous} ambiguous or severe: all refused");
 }
 
+/// Request lines that servers have disagreed on, behind one that is right.
+const LINES: [&str; 15] = [
+    "POST /v1/charges HTTP/1.1",
+    "GET /v1/charges HTTP/1.1",
+    "DELETE / HTTP/1.1",
+    "post / HTTP/1.1",
+    "POST / HTTP/1.0",
+    "POST / HTTP/2.0",
+    "POST  / HTTP/1.1",
+    "POST /a b HTTP/1.1",
+    "POST / http/1.1",
+    "POST /",
+    "POST /%zz HTTP/1.1",
+    "POST /\x01 HTTP/1.1",
+    "POST /a\tb HTTP/1.1",
+    "HEAD / HTTP/1.1",
+    "POST http://a/ HTTP/1.1",
+];
+
+/// Names that are, or look like, those that frame.
+const NAMES: &str = "Content-Length|content-length|Content_Length|Content-Length | Content-Length|Content-Length\t|\
+                     Transfer-Encoding|transfer-encoding|Transfer_Encoding|Transfer-Encoding |\x01Transfer-Encoding|\
+                     Transfer-Encoding\x0b|Transfer- Encoding|TransferEncoding|Transfer--Encoding|Xransfer-Encoding|\
+                     X|Accept||Connection|Content-Length\0|Content-Len\u{131}gth|Host";
+
+const VALUES: &str = "5| 5|+5|-5|05|0|5,5|5, 6|5 5|0x5|5.0||a|18446744073709551616|5\x0b|5\t|chunked|Chunked|\
+                      chunked |\tchunked|chunked, identity|identity|gzip, chunked|xchunked|chunked;a=b|\"chunked\"|\
+                      chu\0nked|close|content-length|\x7f|a\x01b|b\u{fc}ro";
+
+fn one_of(list: &'static str) -> impl Strategy<Value = &'static str> + Clone {
+    prop::sample::select(list.split('|').collect::<Vec<_>>())
+}
+
 /// Heads out of parts that servers have disagreed on.
 fn heads() -> impl Strategy<Value = Vec<u8>> {
-    let line = prop_oneof![
-        6 => Just("POST /v1/charges HTTP/1.1"),
-        1 => prop::sample::select(vec![
-            "GET /v1/charges HTTP/1.1", "DELETE / HTTP/1.1", "post / HTTP/1.1", "POST / HTTP/1.0", "POST / HTTP/2.0",
-            "POST  / HTTP/1.1", "POST /a b HTTP/1.1", "POST / http/1.1", "POST /", "POST /%zz HTTP/1.1",
-            "POST /\x01 HTTP/1.1", "POST /a\tb HTTP/1.1", "HEAD / HTTP/1.1", "POST http://a/ HTTP/1.1",
-        ]),
-    ];
-    let name = prop::sample::select(vec![
-        "Content-Length",
-        "content-length",
-        "Content_Length",
-        "Content-Length ",
-        " Content-Length",
-        "Content-Length\t",
-        "Transfer-Encoding",
-        "transfer-encoding",
-        "Transfer_Encoding",
-        "Transfer-Encoding ",
-        "\x01Transfer-Encoding",
-        "Transfer-Encoding\x0b",
-        "Transfer- Encoding",
-        "TransferEncoding",
-        "Xransfer-Encoding",
-        "X",
-        "Accept",
-        "",
-        "Connection",
-        "Content-Length\x00",
-        "Content-Len\u{131}gth",
-        "Host",
-    ]);
-    let value = prop::sample::select(vec![
-        "5",
-        " 5",
-        "+5",
-        "-5",
-        "05",
-        "0",
-        "5,5",
-        "5, 6",
-        "5 5",
-        "0x5",
-        "5.0",
-        "",
-        "a",
-        "18446744073709551616",
-        "5\x0b",
-        "chunked",
-        "Chunked",
-        "chunked ",
-        "\tchunked",
-        "chunked, identity",
-        "identity",
-        "gzip, chunked",
-        "xchunked",
-        "chunked;a=b",
-        "\"chunked\"",
-        "chu\x00nked",
-        "close",
-        "content-length",
-        "\x7f",
-        "a\x01b",
-        "b\u{fc}ro",
-    ]);
-    let colon = prop_oneof![6 => Just(": "), 1 => prop::sample::select(vec![":", " : ", ":\t", "\t:", "", ":\r\n ", ": \r\n\t"])];
-    let end = prop_oneof![12 => Just("\r\n"), 1 => prop::sample::select(vec!["\n", "\r", "\r\r\n", "\n\r\n", "\x00\r\n"])];
-    let fields = prop::collection::vec((name, colon, value, end.clone()), 0..4);
+    let line = prop_oneof![6 => Just(LINES[0]), 1 => prop::sample::select(LINES.to_vec())];
+    let colon = prop_oneof![6 => Just(": "), 1 => one_of(":| : |:\t|\t:||:\r\n |: \r\n\t")];
+    let end = prop_oneof![12 => Just("\r\n"), 1 => one_of("\n|\r|\r\r\n|\n\r\n|\0\r\n")];
+    let fields = prop::collection::vec((one_of(NAMES), colon, one_of(VALUES), end.clone()), 0..4);
     (line, end.clone(), fields, end).prop_map(|(line, end, fields, last)| {
         let mut head = format!("{line}{end}Host: a\r\n");
         for (name, colon, value, end) in fields {

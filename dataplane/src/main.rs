@@ -11,6 +11,8 @@
 //! Threads meet only in queues: shards' mailboxes, storage's records, channels for answers. What
 //! they share are the keys' accounts, each one atomic word.
 
+// What needs it says so at its module: `rt` and `run::machine`.
+#![deny(unsafe_code)]
 #![cfg_attr(test, allow(clippy::arithmetic_side_effects, reason = "a test that overflows has failed"))]
 
 mod account;
@@ -43,6 +45,7 @@ mod registry;
 mod relay;
 mod requests;
 mod resolve;
+#[expect(unsafe_code, reason = "shutting down and peeking at a socket that the runtime owns")]
 mod rt;
 mod run;
 mod seal;

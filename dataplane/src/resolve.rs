@@ -252,7 +252,7 @@ mod tests {
     }
 
     #[test]
-    fn addresses_that_are_nobodys_api_are_refused() {
+    fn e2_addresses_that_are_nobodys_api_are_refused() {
         for address in [
             "0.0.0.0",
             "0.1.2.3",

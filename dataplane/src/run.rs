@@ -1,6 +1,7 @@
 //! Starts the threads, waits for a signal or for a process that takes over, drains and stops them.
 
 mod doors;
+#[expect(unsafe_code, reason = "limits of the process, which no safe interface sets")]
 mod machine;
 mod outlive;
 

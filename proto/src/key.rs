@@ -238,11 +238,13 @@ mod tests {
     }
 
     #[test]
-    fn a_minted_key_is_well_formed() {
+    fn r1_a_minted_key_is_well_formed() {
         let key = mint(counter());
         assert!(key.starts_with("vault_key_"), "{key}");
         assert!(is_well_formed(key.as_bytes()));
         assert!(key.len() <= VAULT_KEY_BYTES_MAX);
+        // Each of 62 digits is worth five bits and more.
+        const { assert!(RANDOM_DIGITS * 5 >= 160) };
     }
 
     #[test]

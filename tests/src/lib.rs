@@ -22,6 +22,7 @@ mod keybrake;
 mod port;
 mod process;
 mod recorder;
+pub mod project;
 mod relay;
 mod scan;
 mod sdk;

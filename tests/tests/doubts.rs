@@ -44,7 +44,7 @@ fn cents(keybrake: &Keybrake, key: &Issued) -> (u64, u64, u64) {
 }
 
 #[test]
-fn m12_what_was_at_the_vendor_at_a_kill_has_a_row_and_stays_counted_until_an_operator_resolves_it() {
+fn m12_i2_q1_what_was_at_the_vendor_at_a_kill_has_a_row_and_stays_counted_until_an_operator_resolves_it() {
     let dir = tempfile::tempdir().unwrap();
     let stand_in = StandIn::start(dir.path());
     let mut keybrake = Setup::new(stand_in.url()).with_admin().start();
@@ -103,7 +103,7 @@ fn copy_data(keybrake: &Keybrake, name: &str) -> std::path::PathBuf {
 }
 
 #[test]
-fn r4_q15_an_older_copy_is_sealed_until_it_is_accepted() {
+fn i5_r4_q15_an_older_copy_is_sealed_until_it_is_accepted() {
     let dir = tempfile::tempdir().unwrap();
     let stand_in = StandIn::start(dir.path());
     let mut keybrake = Setup::new(stand_in.url()).start();

@@ -173,7 +173,7 @@ fn a_reply_that_breaks_off_while_it_streams_ends_the_agents_connection_too() {
 }
 
 #[test]
-fn a_get_is_repeated_on_a_fresh_connection_when_the_vendor_closed_a_kept_one() {
+fn h8_a_get_is_repeated_on_a_fresh_connection_when_the_vendor_closed_a_kept_one() {
     // The vendor answers once a connection, says nothing of closing, and closes at the next request.
     let answered = std::sync::atomic::AtomicU64::new(0);
     let vendor = Vendor::start(move |_, out| {

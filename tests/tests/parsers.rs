@@ -227,104 +227,114 @@ fn n1_what_is_forwarded_is_one_request_to_every_parser() {
     println!("{} forwarded requests are read alike by {}", sent.len(), PARSERS.join(", "));
 }
 
+/// Fields that give a length, or look like it. `~` is the end of a line.
+const LENGTHS: &[&str] = &[
+    "",
+    "Content-Length: 5",
+    "content-length:5",
+    "Content-Length: 05",
+    "Content-Length: 5 ",
+    "Content-Length:\t5",
+    "Content-Length: +5",
+    "Content-Length: -5",
+    "Content-Length: 0x5",
+    "Content-Length: 5,5",
+    "Content-Length: 5;",
+    "Content-Length: 5.0",
+    "Content-Length: \x0b5",
+    "Content-Length: 5\0",
+    "Content-Length:",
+    "Content-Length: 0",
+    "Content-Length: 18446744073709551621",
+    "Content-Length : 5",
+    "Content-Length\t: 5",
+    " Content-Length: 5",
+    "Content_Length: 5",
+    "Content-Length: 5~Content-Length: 5",
+    "Content-Length: 0~Content-Length: 5",
+    "X: y~ Content-Length: 5",
+    "Content-Length:~ 5",
+    "X: y\nContent-Length: 5",
+    "X: y\rContent-Length: 5",
+    "Content-Length: 43",
+    "\0Content-Length: 5",
+    "Content-Length\0: 5",
+    "Content-Length",
+    "Connection: content-length~Content-Length: 5",
+];
+
+/// Fields that give a coding, or look like it.
+const CODINGS: &[&str] = &[
+    "",
+    "Transfer-Encoding: chunked",
+    "transfer-encoding:CHUNKED",
+    "Transfer-Encoding: chunked ",
+    "Transfer-Encoding:\tchunked",
+    "Transfer-Encoding: \x0bchunked",
+    "Transfer-Encoding: xchunked",
+    "Transfer-Encoding: chunkedx",
+    "Transfer-Encoding: chunked, identity",
+    "Transfer-Encoding: identity, chunked",
+    "Transfer-Encoding: gzip, chunked",
+    "Transfer-Encoding: identity",
+    "Transfer-Encoding: \"chunked\"",
+    "Transfer-Encoding: chunked;a=b",
+    "Transfer-Encoding: chunked, chunked",
+    "Transfer-Encoding:",
+    "Transfer-Encoding : chunked",
+    "Transfer-Encoding\t:chunked",
+    " Transfer-Encoding: chunked",
+    "Transfer_Encoding: chunked",
+    "Transfer-Encoding: chunked~Transfer-Encoding: chunked",
+    "Transfer-Encoding: identity~Transfer-Encoding: chunked",
+    "Transfer-Encoding:~ chunked",
+    "X: y\nTransfer-Encoding: chunked",
+    "Transfer-Encoding\0: chunked",
+    "Transfer-Encoding: chunked\0",
+    "TE: chunked",
+    "Connection: transfer-encoding~Transfer-Encoding: chunked",
+];
+
+/// What stands behind a head.
+const BODIES: &[&str] = &[
+    "",
+    "hello",
+    "5\r\nhello\r\n0\r\n\r\n",
+    "0\r\n\r\nGET /other HTTP/1.1\r\nHost: a\r\n\r\n",
+    "5\nhello\n0\n\n",
+    "5 \r\nhello\r\n0\r\n\r\n",
+    "+5\r\nhello\r\n0\r\n\r\n",
+    "0x5\r\nhello\r\n0\r\n\r\n",
+    "\r\nhello\r\n0\r\n\r\n",
+    "5;a=b\r\nhello\r\n0\r\n\r\n",
+    "5;\nhello\r\n0\r\n\r\n",
+    "5\r\nhello0\r\n\r\n",
+    "5\r\nhello\r\n0\r\nX: y\r\n\r\n",
+    "5\r\nhello\r\n0\r\nContent-Length: 9\r\n\r\n",
+    "5\r\nhello\r\n00\r\n\r\n",
+    "100000005\r\nhello\r\n0\r\n\r\n",
+    "5\rXhello\r\n0\r\n\r\n",
+    "5\r\nhelloXX0\r\n\r\n",
+];
+
+/// Request lines.
+const FIRSTS: &[&str] = &[
+    "POST /v1/charges HTTP/1.1",
+    "GET / HTTP/1.1",
+    "POST  / HTTP/1.1",
+    "POST / HTTP/1.0",
+    "POST /\thttp HTTP/1.1",
+];
+
 /// Requests that were used to smuggle others, or look like them: every pair of a length and a coding, every line end,
 /// every body.
 fn hostile() -> Vec<Vec<u8>> {
-    let lengths = [
-        "",
-        "Content-Length: 5",
-        "content-length:5",
-        "Content-Length: 05",
-        "Content-Length: 5 ",
-        "Content-Length:\t5",
-        "Content-Length: +5",
-        "Content-Length: -5",
-        "Content-Length: 0x5",
-        "Content-Length: 5,5",
-        "Content-Length: 5;",
-        "Content-Length: 5.0",
-        "Content-Length: \x0b5",
-        "Content-Length: 5\0",
-        "Content-Length:",
-        "Content-Length: 0",
-        "Content-Length: 18446744073709551621",
-        "Content-Length : 5",
-        "Content-Length\t: 5",
-        " Content-Length: 5",
-        "Content_Length: 5",
-        "Content-Length: 5~Content-Length: 5",
-        "Content-Length: 0~Content-Length: 5",
-        "X: y~ Content-Length: 5",
-        "Content-Length:~ 5",
-        "X: y\nContent-Length: 5",
-        "X: y\rContent-Length: 5",
-        "Content-Length: 43",
-        "\0Content-Length: 5",
-        "Content-Length\0: 5",
-        "Content-Length",
-        "Connection: content-length~Content-Length: 5",
-    ];
-    let codings = [
-        "",
-        "Transfer-Encoding: chunked",
-        "transfer-encoding:CHUNKED",
-        "Transfer-Encoding: chunked ",
-        "Transfer-Encoding:\tchunked",
-        "Transfer-Encoding: \x0bchunked",
-        "Transfer-Encoding: xchunked",
-        "Transfer-Encoding: chunkedx",
-        "Transfer-Encoding: chunked, identity",
-        "Transfer-Encoding: identity, chunked",
-        "Transfer-Encoding: gzip, chunked",
-        "Transfer-Encoding: identity",
-        "Transfer-Encoding: \"chunked\"",
-        "Transfer-Encoding: chunked;a=b",
-        "Transfer-Encoding: chunked, chunked",
-        "Transfer-Encoding:",
-        "Transfer-Encoding : chunked",
-        "Transfer-Encoding\t:chunked",
-        " Transfer-Encoding: chunked",
-        "Transfer_Encoding: chunked",
-        "Transfer-Encoding: chunked~Transfer-Encoding: chunked",
-        "Transfer-Encoding: identity~Transfer-Encoding: chunked",
-        "Transfer-Encoding:~ chunked",
-        "X: y\nTransfer-Encoding: chunked",
-        "Transfer-Encoding\0: chunked",
-        "Transfer-Encoding: chunked\0",
-        "TE: chunked",
-        "Connection: transfer-encoding~Transfer-Encoding: chunked",
-    ];
-    let bodies = [
-        "",
-        "hello",
-        "5\r\nhello\r\n0\r\n\r\n",
-        "0\r\n\r\nGET /other HTTP/1.1\r\nHost: a\r\n\r\n",
-        "5\nhello\n0\n\n",
-        "5 \r\nhello\r\n0\r\n\r\n",
-        "+5\r\nhello\r\n0\r\n\r\n",
-        "0x5\r\nhello\r\n0\r\n\r\n",
-        "\r\nhello\r\n0\r\n\r\n",
-        "5;a=b\r\nhello\r\n0\r\n\r\n",
-        "5;\nhello\r\n0\r\n\r\n",
-        "5\r\nhello0\r\n\r\n",
-        "5\r\nhello\r\n0\r\nX: y\r\n\r\n",
-        "5\r\nhello\r\n0\r\nContent-Length: 9\r\n\r\n",
-        "5\r\nhello\r\n00\r\n\r\n",
-        "100000005\r\nhello\r\n0\r\n\r\n",
-        "5\rXhello\r\n0\r\n\r\n",
-        "5\r\nhelloXX0\r\n\r\n",
-    ];
-    let firsts = [
-        "POST /v1/charges HTTP/1.1",
-        "GET / HTTP/1.1",
-        "POST  / HTTP/1.1",
-        "POST / HTTP/1.0",
-        "POST /\thttp HTTP/1.1",
-    ];
     let mut all = Vec::new();
-    for (length, coding) in lengths.into_iter().flat_map(|length| codings.map(|coding| (length, coding))) {
-        for (at, body) in bodies.into_iter().enumerate() {
-            let first = firsts[if at < 4 { at % 2 } else { (at + length.len()) % firsts.len() }];
+    for (length, coding) in
+        LENGTHS.iter().flat_map(|length| CODINGS.iter().map(move |coding| (*length, *coding)))
+    {
+        for (at, body) in BODIES.iter().enumerate() {
+            let first = FIRSTS[if at < 4 { at % 2 } else { (at + length.len()) % FIRSTS.len() }];
             let lines = [first, "Host: a", length, coding].into_iter().filter(|line| !line.is_empty());
             let head = lines.collect::<Vec<_>>().join("~");
             for end in ["\r\n", "\n"] {

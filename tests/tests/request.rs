@@ -169,7 +169,7 @@ fn a_denial_has_the_one_body_that_every_sdk_reads() {
 }
 
 #[test]
-fn connections_are_kept_on_both_sides_and_pipelined_requests_are_answered_in_order() {
+fn h6_connections_are_kept_on_both_sides_and_pipelined_requests_are_answered_in_order() {
     let (vendor, keybrake, key) = with_paying_vendor();
     let mut client = Client::connect(keybrake.proxy());
     for cents in 1..=5 {
@@ -186,7 +186,7 @@ fn connections_are_kept_on_both_sides_and_pipelined_requests_are_answered_in_ord
 }
 
 #[test]
-fn a_denial_keeps_the_connection_and_connection_close_ends_it() {
+fn h6_a_denial_keeps_the_connection_and_connection_close_ends_it() {
     let (_vendor, keybrake, key) = with_paying_vendor();
     let mut client = Client::connect(keybrake.proxy());
     client.send(form_post("/stripe/v1/payouts", &key.text, CHARGE));

@@ -9,7 +9,8 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
-use std::process::Command;
+
+use keybrake_tests::project::{files, rust_files, text};
 
 const LINES_MAX: usize = 500;
 
@@ -37,33 +38,6 @@ const LAYERS: [&[&str]; 21] = [
     &["seal", "clock"],
     &["marks", "progress", "descriptors", "source"],
 ];
-
-fn root() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap().to_owned()
-}
-
-/// Every file that is part of the project, or would be with the next commit, relative to its root.
-fn files() -> Vec<PathBuf> {
-    let output = Command::new("git")
-        .args(["ls-files", "--cached", "--others", "--exclude-standard"])
-        .current_dir(root())
-        .output()
-        .expect("git lists the project's files");
-    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-    let listed = String::from_utf8(output.stdout).unwrap();
-    let files: Vec<PathBuf> =
-        listed.lines().map(PathBuf::from).filter(|path| root().join(path).is_file()).collect();
-    assert!(files.len() > 50, "only {} files were found", files.len());
-    files
-}
-
-fn text(path: &Path) -> String {
-    String::from_utf8_lossy(&std::fs::read(root().join(path)).unwrap()).into_owned()
-}
-
-fn rust_files() -> Vec<PathBuf> {
-    files().into_iter().filter(|path| path.extension().is_some_and(|extension| extension == "rs")).collect()
-}
 
 /// Lines of `files` that hold one of `words`, with their place.
 fn found(files: &[PathBuf], words: &[String]) -> Vec<String> {
@@ -136,11 +110,6 @@ fn no_file_names_a_place_of_the_machine_it_was_written_on() {
         word(&["extra-", "index-url"]),
     ];
     assert_eq!(found(&files(), &words), Vec::<String>::new());
-    let lock = text(Path::new("Cargo.lock"));
-    let registry = word(&["\"registry+https://github.com/rust-lang/", "crates.io-index\""]);
-    for source in lock.lines().filter(|line| line.starts_with("source = ")) {
-        assert_eq!(source, format!("source = {registry}"));
-    }
 }
 
 /// What each module of the dataplane uses, by its `use` lines and paths.
@@ -196,10 +165,10 @@ fn modules_of_the_dataplane_use_only_those_below_them() {
 
 #[test]
 fn crates_meet_only_in_proto() {
-    for name in ["dataplane", "admin", "loadtest", "proto"] {
-        let manifest = text(&Path::new(name).join("Cargo.toml"));
+    for name in ["dataplane", "admin", "loadtest", "proto", "checks"] {
+        let manifest = text(Path::new(name).join("Cargo.toml"));
         let (_, dependencies) = manifest.split_once("[dependencies]").unwrap();
-        for other in ["dataplane", "admin", "loadtest", "tests", "benches"] {
+        for other in ["dataplane", "admin", "loadtest", "checks", "tests", "benches"] {
             assert!(!dependencies.contains(&format!("keybrake-{other}")), "{name} depends on {other}");
         }
         assert!(name != "proto" || !dependencies.contains("keybrake-"), "proto depends on nothing of ours");
@@ -232,7 +201,7 @@ fn every_test_that_proves_a_control_is_there() {
     let named = named_tests(&page);
     assert!(named.len() > 20, "{named:#?}");
     for (file, test) in named {
-        let source = text(&Path::new("tests/tests").join(format!("{file}.rs")));
+        let source = text(Path::new("tests/tests").join(format!("{file}.rs")));
         // Some tests are made by a macro from a list.
         let is_there =
             [format!("fn {test}()"), format!("    {test} ")].iter().any(|form| source.contains(form));

@@ -48,22 +48,22 @@ fn nothing_is_sent_to(certificate: Certificate) {
 }
 
 #[test]
-fn nothing_is_sent_to_a_vendor_with_a_certificate_for_another_name() {
+fn s8_nothing_is_sent_to_a_vendor_with_a_certificate_for_another_name() {
     nothing_is_sent_to(Certificate::OtherName);
 }
 
 #[test]
-fn nothing_is_sent_to_a_vendor_with_an_expired_certificate() {
+fn s8_nothing_is_sent_to_a_vendor_with_an_expired_certificate() {
     nothing_is_sent_to(Certificate::Expired);
 }
 
 #[test]
-fn nothing_is_sent_to_a_vendor_with_a_self_signed_certificate() {
+fn s8_nothing_is_sent_to_a_vendor_with_a_self_signed_certificate() {
     nothing_is_sent_to(Certificate::SelfSigned);
 }
 
 #[test]
-fn nothing_is_sent_to_a_private_address_that_was_not_allowed() {
+fn e2_nothing_is_sent_to_a_private_address_that_was_not_allowed() {
     let issuer = Issuer::new();
     let vendor = Vendor::start_tls(issuer.server(Certificate::Good), paid);
     let keybrake = Setup::new(format!("https://localhost:{}", vendor.address().port())).start();
@@ -75,7 +75,7 @@ fn nothing_is_sent_to_a_private_address_that_was_not_allowed() {
 }
 
 #[test]
-fn a_vendor_that_speaks_no_tls_gets_no_request() {
+fn s8_a_vendor_that_speaks_no_tls_gets_no_request() {
     let vendor = Vendor::start(paid);
     let url = format!("https://localhost:{}", vendor.address().port());
     let keybrake = Setup::new(url)

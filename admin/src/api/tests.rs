@@ -252,7 +252,7 @@ fn a_holder_sees_its_own_key_and_nothing_of_operators() {
 }
 
 #[test]
-fn every_refusal_is_json_and_says_what_to_do() {
+fn p3_every_refusal_is_json_and_says_what_to_do() {
     let server = Server::start(Some(Behavior::Answers));
     server.get("/nothing").refused(404, "no_such_route");
     server.get("/vault/keys/").refused(404, "no_such_route");
@@ -283,7 +283,7 @@ fn every_refusal_is_json_and_says_what_to_do() {
 }
 
 #[test]
-fn no_answer_may_be_kept_or_reinterpreted() {
+fn p3_no_answer_may_be_kept_or_reinterpreted() {
     let server = Server::start(None);
     for answer in [server.get("/livez"), server.get("/nothing"), server.get("/audit"), server.get("/readyz")]
     {

@@ -210,7 +210,7 @@ async fn a_missing_executable_says_where_it_was_looked_for() {
 }
 
 #[test]
-fn q27_only_the_dataplane_gets_credentials_and_only_the_admin_process_the_token() {
+fn p6_q27_only_the_dataplane_gets_credentials_and_only_the_admin_process_the_token() {
     let removed = |program: &Program| -> Vec<String> {
         let command = (program.command)();
         let changes = command.as_std().get_envs().filter(|(_, value)| value.is_none());

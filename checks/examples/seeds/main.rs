@@ -2,6 +2,7 @@
 //! fuzzing found stays.
 #![allow(
     clippy::arithmetic_side_effects,
+    clippy::indexing_slicing,
     clippy::unwrap_used,
     reason = "a tool of developers: a panic is how it reports"
 )]

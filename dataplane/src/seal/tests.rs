@@ -164,6 +164,22 @@ fn derived_values_never_change() {
     assert_eq!(master.digester().digest(b"vault_key_x"), master.digester().clone().digest(b"vault_key_x"));
 }
 
+/// A key is looked up by its digest alone: whatever differs in one character, or only begins alike, is another key.
+#[test]
+fn s5_a_digest_is_of_the_whole_text_and_of_the_master_key() {
+    let digester = master(7).digester();
+    let text = b"vault_key_0123456789abcdefghijklmnopqrstuvwxyz";
+    let mut seen =
+        std::collections::HashSet::from([digester.digest(text).0, master(8).digester().digest(text).0]);
+    for at in 0..text.len() {
+        let mut other = text.to_vec();
+        other[at] ^= 1;
+        assert!(seen.insert(digester.digest(&other).0), "a change at {at} is not seen");
+        assert!(seen.insert(digester.digest(&text[..at]).0), "{at} bytes are taken for all");
+    }
+    assert!(seen.insert(digester.digest(&[text, &b"x"[..]].concat()).0));
+}
+
 const CHECK_OF_SEVENS: &str = "157a6be4491aecc2e9202984337267d9";
 const DIGEST_OF_SEVENS: &str = "1d5dff063ac48735ca1c76a6f6b1a5b00f211aaa89cad1860f9d9adaaf8f290b";
 

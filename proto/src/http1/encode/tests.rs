@@ -28,7 +28,7 @@ fn check_passed_back(given: &[(&str, &str)], expected: &str) {
 }
 
 #[test]
-fn the_credential_is_written_last() {
+fn s7_the_credential_is_written_last() {
     let mut out = Vec::new();
     let line = RequestLine { query: Some(b"a=b"), ..LINE };
     let fields = [(&b"Accept"[..], &b"*/*"[..])];
@@ -50,7 +50,7 @@ fn the_buffer_does_not_move_once_the_credential_is_in_it() {
 }
 
 #[test]
-fn fields_that_are_ours_are_not_taken_from_an_agent() {
+fn s7_fields_that_are_ours_are_not_taken_from_an_agent() {
     check_forwarded(
         &[
             ("Host", "evil"),
@@ -88,7 +88,7 @@ fn fields_that_fail_the_grammar_are_not_written() {
 }
 
 #[test]
-fn a_vendors_words_to_browsers_are_not_passed_back() {
+fn h9_s3_a_vendors_words_to_browsers_are_not_passed_back() {
     check_passed_back(
         &[
             ("Server", "nginx"),
