@@ -7,7 +7,7 @@ use axum::extract::State;
 use axum::http::header::CONTENT_TYPE;
 use axum::http::{HeaderName, StatusCode};
 use axum::response::IntoResponse;
-use keybrake_proto::control::{ClockState, ClockView, Reply, Request, Status};
+use keybrake_proto::control::{ClockState, ClockView, Reply, Request, Status, TlsView};
 use serde::Serialize;
 
 use super::Api;
@@ -92,6 +92,9 @@ struct Running {
     vendors: Vec<String>,
     keys: usize,
     clock: ClockView,
+    /// The certificate that agents are shown.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    proxy_tls: Option<TlsView>,
 }
 
 #[derive(Serialize)]
@@ -120,6 +123,7 @@ pub(super) async fn healthz(State(api): State<Arc<Api>>) -> Json<impl Serialize>
                 vendors: status.vendors,
                 keys: status.keys,
                 clock: status.clock,
+                proxy_tls: status.proxy_tls,
             }),
         },
         Err(error) => DataplaneHealth { up: false, ready: false, error: Some(error.message), running: None },

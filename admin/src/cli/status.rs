@@ -5,6 +5,8 @@ use std::process::ExitCode;
 
 use clap::{Args, Subcommand};
 use keybrake_proto::config::Config;
+use keybrake_proto::control::TlsView;
+use keybrake_proto::time::UnixMicros;
 use serde_json::{Value, json};
 
 use super::client::Client;
@@ -46,6 +48,7 @@ pub(super) fn status(invocation: &Invocation<'_>, connection: &Connection) -> Re
             ("admin", format!("up {}, version {}", elapsed(&health), text(&health, "version"))),
             ("dataplane", dataplane(health.get("dataplane").unwrap_or(&Value::Null))),
             ("agents", agents(health.get("dataplane").unwrap_or(&Value::Null))),
+            ("certificate", certificate(health.pointer("/dataplane/proxy_tls").unwrap_or(&Value::Null))),
             ("clock", clock(health.pointer("/dataplane/clock").unwrap_or(&Value::Null))),
             ("audit", audit(health.get("audit").unwrap_or(&Value::Null))),
         ]))?;
@@ -85,13 +88,25 @@ fn agents(part: &Value) -> String {
     let vendors = part.get("vendors").and_then(Value::as_array).map(Vec::as_slice).unwrap_or_default();
     let vendors: Vec<&str> = vendors.iter().filter_map(Value::as_str).collect();
     format!(
-        "http://{}, {} with {} workers; vendors: {}; keys: {}",
+        "{}://{}, {} with {} workers; vendors: {}; keys: {}",
+        if part.get("proxy_tls").is_some_and(Value::is_object) { "https" } else { "http" },
         text(part, "proxy_listen"),
         text(part, "driver"),
         number(part, "workers"),
         vendors.join(", "),
         number(part, "keys")
     )
+}
+
+/// That of `[proxy.tls]`.
+fn certificate(part: &Value) -> String {
+    let Ok(view) = serde_json::from_value::<TlsView>(part.clone()) else {
+        return "none: agents connect with plain HTTP".to_owned();
+    };
+    let until = view.expires_at.map_or("an unknown day".to_owned(), UnixMicros::date);
+    let failing =
+        if view.failing { "; ITS FILES CANNOT BE USED, look at the dataplane's output" } else { "" };
+    format!("valid until {until}{failing}")
 }
 
 fn audit(part: &Value) -> String {
@@ -130,6 +145,7 @@ pub(super) fn config(invocation: &Invocation<'_>, command: &ConfigCommand) -> Re
         print_json(&json!({
             "ok": true,
             "proxy_listen": config.proxy.listen,
+            "proxy_tls": config.proxy.tls.is_some(),
             "admin_listen": config.admin.listen,
             "data_dir": config.data.dir,
             "vendors": config.vendor_names(),
@@ -142,7 +158,7 @@ pub(super) fn config(invocation: &Invocation<'_>, command: &ConfigCommand) -> Re
 
 fn checked(config: &Config) -> String {
     let facts = table::pairs(&[
-        ("agents", format!("http://{}", config.proxy.listen)),
+        ("agents", format!("{}://{}", config.proxy.scheme(), config.proxy.listen)),
         ("admin", format!("http://{}", config.admin.listen)),
         ("data", config.data.dir.display().to_string()),
         ("vendors", config.vendor_names().join(", ")),

@@ -223,6 +223,7 @@ fn status(behavior: Behavior) -> Status {
         vendors: vec!["stripe".to_owned()],
         keys: 1,
         clock: clock(behavior),
+        proxy_tls: None,
         counters: vec![Counter {
             name: "keybrake_exchanges_total".to_owned(),
             help: "Exchanges.".to_owned(),
