@@ -60,7 +60,8 @@ fn s8_nothing_is_sent_to_a_vendor_that_speaks_tls_1_1_alone() {
     command
         .current_dir(dir.path())
         .args(["s_server", "-cert", "cert.pem", "-key", "key.pem", "-tls1_1", "-cipher", "ALL:@SECLEVEL=0"])
-        .args(["-accept", &port.address().to_string()]);
+        // It reads no standard input then.
+        .args(["-www", "-accept", &port.address().to_string()]);
     let mut vendor = Process::start("openssl", dir.path(), &mut command);
     vendor.wait_until("listening", |vendor| vendor.stdout().contains("ACCEPT").then_some(()));
     let (keybrake, key) = trusting(&issuer, port.address().port());
@@ -69,7 +70,6 @@ fn s8_nothing_is_sent_to_a_vendor_that_speaks_tls_1_1_alone() {
     assert_eq!(client.reply().expect(502)["error"]["code"], "vendor_unreachable");
     let refused = |vendor: &Process| vendor.stderr().contains("protocol version").then_some(());
     vendor.wait_until("refused", refused);
-    assert!(!vendor.stdout().contains("charges"), "{}", vendor.stdout());
     assert_eq!(keybrake.committed_cents(&key.id), 0);
 }
 
