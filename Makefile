@@ -1,7 +1,7 @@
 # Every command of this project; CI runs the same ones.
 .DEFAULT_GOAL := help
-.PHONY: help run build release test test-frameworks lint audit sbom reproduce fuzz fmt bench torture clean setup-build setup-lint setup-test \
-	setup-frameworks setup-torture rocksdb
+.PHONY: help run build release test test-frameworks lint audit sbom reproduce fuzz fmt bench torture tls-audit clean \
+	setup-build setup-lint setup-test setup-frameworks setup-torture setup-tls rocksdb
 # The steps of a target need each other in order; cargo is the one that works in parallel.
 .NOTPARALLEL:
 
@@ -52,6 +52,9 @@ bench: rocksdb ## run the benchmarks
 torture: setup-torture rocksdb ## kill, cut, fill and starve it for 30 minutes, and judge: [PART=kill] [SEED=n] [ROUNDS=n]
 	@PART='$(PART)' SEED='$(SEED)' ROUNDS='$(ROUNDS)' scripts/torture.sh
 
+tls-audit: setup-tls rocksdb ## judge its TLS by tlslite-ng and testssl.sh; five minutes
+	@scripts/tls-audit.sh
+
 clean: ## remove what cargo built; RocksDB and the virtualenvs stay in the cache directory
 	$(CARGO) clean
 
@@ -69,6 +72,9 @@ setup-frameworks:
 
 setup-torture:
 	@scripts/setup.sh torture
+
+setup-tls:
+	@scripts/setup.sh tls
 
 # After the packages: it needs their compiler. Ten to twenty minutes the first time, nothing afterwards.
 rocksdb: setup-build

@@ -7,6 +7,7 @@
 #   scripts/setup.sh test     also git, faketime, python3, Node where it is missing or too old, and the official
 #                             SDKs and stand-ins for vendors, in the cache directory
 #   scripts/setup.sh frameworks  what building needs, python3, and a virtualenv for each agent framework
+#   scripts/setup.sh tls      what building needs, openssl, python3, testssl.sh and a virtualenv with tlslite-ng
 #   scripts/setup.sh torture  what building needs, and faketime, e2fsprogs, iproute2 and mount
 #
 # Environment: KEYBRAKE_CACHE (cache directory).
@@ -23,8 +24,8 @@ has() { command -v "$1" >/dev/null 2>&1; }
 
 mode=${1:-}
 case $mode in
-    build | lint | test | torture | frameworks) ;;
-    *) die 'usage: scripts/setup.sh build|lint|test|torture|frameworks' ;;
+    build | lint | test | torture | frameworks | tls) ;;
+    *) die 'usage: scripts/setup.sh build|lint|test|torture|frameworks|tls' ;;
 esac
 
 # bindgen reads RocksDB's header with libclang, and libclang needs the headers that come with it.
@@ -52,9 +53,10 @@ has curl || packages+=(curl)
 has_libclang || packages+=(libclang-dev)
 # A test asks it which files are the project's.
 [ "$mode" != test ] || has git || packages+=(git)
-# It checks the hash of an archive.
-[ "$mode" != test ] || has openssl || packages+=(openssl)
-if [ "$mode" = test ] || [ "$mode" = frameworks ]; then
+# It checks the hash of an archive, and speaks TLS to keybrake.
+if [ "$mode" = test ] || [ "$mode" = tls ]; then has openssl || packages+=(openssl); fi
+[ "$mode" != tls ] || has testssl || packages+=(testssl.sh)
+if [ "$mode" = test ] || [ "$mode" = frameworks ] || [ "$mode" = tls ]; then
     # Debian leaves ensurepip out of python3, and without it a virtualenv has no pip.
     if ! has python3; then
         packages+=(python3 python3-venv)
@@ -100,7 +102,7 @@ has cargo || die 'cargo is missing: install Rust from https://rustup.rs'
 if [ "$mode" = build ] || [ "$mode" = torture ]; then exit 0; fi
 
 components=()
-if [ "$mode" != frameworks ]; then
+if [ "$mode" != frameworks ] && [ "$mode" != tls ]; then
     cargo fmt --version >/dev/null 2>&1 || components+=(rustfmt)
     cargo clippy --version >/dev/null 2>&1 || components+=(clippy)
 fi
@@ -196,6 +198,10 @@ together() {
 mkdir -p "$cache"
 exec 9>"$cache/venv.lock"
 flock 9
+if [ "$mode" = tls ]; then
+    venv tls tlslite.api
+    exit 0
+fi
 if [ "$mode" = frameworks ]; then
     # One each: they want different versions of the same packages.
     together 'venv crewai crewai' 'venv langgraph langgraph.prebuilt'
@@ -213,6 +219,7 @@ together 'venv stripe-2 stripe' 'npm_dir prism'
 together 'venv localstripe localstripe.server' 'npm_dir resend-local'
 together 'venv twilio twilio.rest' 'venv resend-new resend'
 together 'venv resend-old resend' 'venv parsers llhttp'
+together 'venv tls tlslite.api'
 # Twilio's OpenAPI documents.
 npm_archive @twilio/cli-core@9.0.0 \
     'sha512-FPHm5gXAUwM2oATmQi3AGYPFz4Urg5G5/vDkpUu5WqNuwueQaS93HwXjdX1OM+miuq0LMimdfbXDTLEp4Nsjfg==' twilio-openapi

@@ -296,8 +296,13 @@ pub(crate) fn body_refusal(fault: &BodyFault) -> Deny {
     }
 }
 
-/// The refusal of a head that is no request.
-pub(crate) fn refusal(error: HeadError) -> Deny {
+/// The refusal of a head that is no request, whose bytes are `input`.
+pub(crate) fn refusal(input: &[u8], error: HeadError) -> Deny {
+    // A record of a handshake (RFC 8446 section 5.1).
+    if input.starts_with(&[22, 3]) {
+        let problem = "this port speaks plain HTTP and this is TLS; use an http:// URL, or set [proxy.tls]";
+        return Deny::Malformed { status: 400, problem: problem.into() };
+    }
     Deny::Malformed { status: error.status(), problem: error.to_string().into() }
 }
 

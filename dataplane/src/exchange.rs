@@ -65,7 +65,7 @@ pub(crate) async fn refuse_head(shard: &Rc<Shard>, agent: &mut Downstream, error
     shard.metrics.malformed.add(1);
     agent.end_after_reply();
     let trace = Trace::begin(shard);
-    deny(shard, agent, &trace, &downstream::refusal(error), Ending::denied(None)).await;
+    deny(shard, agent, &trace, &downstream::refusal(agent.input(), error), Ending::denied(None)).await;
 }
 
 /// Carries one request from its parsed head to its outcome.

@@ -6,6 +6,7 @@
 //!  ├ storage               owns RocksDB: keys, spend, audit rows
 //!  ├ resolver              getaddrinfo, which blocks
 //!  ├ pacer-<vendor>        turns at a vendor that has a quota
+//!  ├ certificate           looks whether the files of [proxy.tls] have changed
 //!  └ control               the Unix socket of the admin process
 //! ```
 //! Threads meet only in queues: shards' mailboxes, storage's records, channels for answers. What

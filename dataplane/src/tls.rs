@@ -85,7 +85,7 @@ impl TlsStream {
             }
         }
         // An agent's first request often comes with the end of its handshake: tickets then leave with the reply.
-        if !self.holds_plaintext() {
+        if !self.has_for_reader() {
             self.send_pending().await?;
         }
         Ok(self.session.handshake_kind())
@@ -172,13 +172,13 @@ impl TlsStream {
         self.fed == self.ciphertext.len() && self.session.process_new_packets().is_ok_and(is_quiet)
     }
 
-    /// Whether something received waits to be read, be it a part of a record.
+    /// Whether something received waits to be read, be it a part of a record or the end.
     pub(crate) fn holds_input(&mut self) -> bool {
-        self.fed < self.ciphertext.len() || self.holds_plaintext()
+        self.fed < self.ciphertext.len() || self.has_for_reader()
     }
 
-    fn holds_plaintext(&mut self) -> bool {
-        self.session.reader().fill_buf().is_ok_and(|chunk| !chunk.is_empty())
+    fn has_for_reader(&mut self) -> bool {
+        self.session.reader().fill_buf().is_ok()
     }
 
     /// Takes what the session has and what it makes of the ciphertext that is there.

@@ -4,12 +4,15 @@ Usage: charge.py API_BASE SOURCE IDEMPOTENCY_KEY RETRIES API_KEY    Prints the c
 """
 
 import json
+import os
 import sys
 
 import stripe
 
 stripe.api_base, source, idempotency_key, retries, stripe.api_key = sys.argv[1:]
 stripe.max_network_retries = int(retries)
+if "CA_FILE" in os.environ:
+    stripe.ca_bundle_path = os.environ["CA_FILE"]
 
 try:
     charge = stripe.Charge.create(amount=1500, currency="usd", source=source, idempotency_key=idempotency_key)

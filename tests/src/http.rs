@@ -2,8 +2,11 @@
 
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::net::{Shutdown, SocketAddr, TcpStream};
+use std::sync::Arc;
 use std::time::Duration;
 
+use rustls::pki_types::ServerName;
+use rustls::{ClientConfig, ClientConnection, StreamOwned};
 use serde_json::Value;
 
 /// How long a peer may be silent.
@@ -63,7 +66,48 @@ impl Reply {
 /// A connection.
 #[derive(Debug)]
 pub struct Client {
-    stream: BufReader<TcpStream>,
+    stream: BufReader<Stream>,
+}
+
+/// Its bytes.
+#[derive(Debug)]
+enum Stream {
+    Plain(TcpStream),
+    Tls(Box<StreamOwned<ClientConnection, TcpStream>>),
+}
+
+impl Stream {
+    fn tcp(&self) -> &TcpStream {
+        match self {
+            Stream::Plain(tcp) => tcp,
+            Stream::Tls(tls) => &tls.sock,
+        }
+    }
+}
+
+impl std::io::Read for Stream {
+    fn read(&mut self, buf: &mut [u8]) -> std::io::Result<usize> {
+        match self {
+            Stream::Plain(tcp) => tcp.read(buf),
+            Stream::Tls(tls) => tls.read(buf),
+        }
+    }
+}
+
+impl std::io::Write for Stream {
+    fn write(&mut self, buf: &[u8]) -> std::io::Result<usize> {
+        match self {
+            Stream::Plain(tcp) => tcp.write(buf),
+            Stream::Tls(tls) => tls.write(buf),
+        }
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        match self {
+            Stream::Plain(tcp) => tcp.flush(),
+            Stream::Tls(tls) => tls.flush(),
+        }
+    }
 }
 
 impl Client {
@@ -93,7 +137,48 @@ impl Client {
         stream.set_read_timeout(Some(silence_max))?;
         stream.set_write_timeout(Some(silence_max))?;
         stream.set_nodelay(true)?;
-        Ok(Client { stream: BufReader::new(stream) })
+        Ok(Client { stream: BufReader::new(Stream::Plain(stream)) })
+    }
+
+    /// Connects over TLS to a proxy whose certificate is for `localhost`, and shakes hands.
+    ///
+    /// # Errors
+    /// When nothing accepts, or either side does not like the other's certificate.
+    pub fn connect_tls(address: SocketAddr, config: &Arc<ClientConfig>) -> std::io::Result<Client> {
+        let stream = TcpStream::connect(address)?;
+        stream.set_read_timeout(Some(SILENCE_MAX))?;
+        stream.set_write_timeout(Some(SILENCE_MAX))?;
+        stream.set_nodelay(true)?;
+        let name = ServerName::try_from("localhost").unwrap();
+        let session = ClientConnection::new(Arc::clone(config), name).map_err(std::io::Error::other)?;
+        let mut tls = StreamOwned::new(session, stream);
+        while tls.conn.is_handshaking() {
+            tls.conn.complete_io(&mut tls.sock)?;
+        }
+        Ok(Client { stream: BufReader::new(Stream::Tls(Box::new(tls))) })
+    }
+
+    /// The TLS session.
+    ///
+    /// # Panics
+    /// When it is a plain connection.
+    #[must_use]
+    pub fn session(&mut self) -> &mut ClientConnection {
+        match self.stream.get_mut() {
+            Stream::Tls(tls) => &mut tls.conn,
+            Stream::Plain(_) => panic!("no TLS"),
+        }
+    }
+
+    /// The socket below.
+    #[must_use]
+    pub fn tcp(&self) -> &TcpStream {
+        self.stream.get_ref().tcp()
+    }
+
+    /// Reads until the end; whether the peer announced it, as TLS wants.
+    pub fn ends_cleanly(&mut self) -> bool {
+        self.stream.read_to_end(&mut Vec::new()).is_ok()
     }
 
     /// Sends one request and reads its reply, or says why there is none.
@@ -120,7 +205,7 @@ impl Client {
 
     /// Says that nothing more is sent.
     pub fn end(&mut self) {
-        drop(self.stream.get_ref().shutdown(Shutdown::Write));
+        drop(self.tcp().shutdown(Shutdown::Write));
     }
 
     /// Whether the peer closes without another byte.

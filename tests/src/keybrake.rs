@@ -285,8 +285,17 @@ impl Keybrake {
 
     /// Waits until the dataplane takes requests.
     pub fn await_dataplane(&mut self) {
-        let proxy = self.proxy();
-        self.dataplane().wait_until("ready", |_| http::is_ok(proxy, "/readyz").then_some(()));
+        let (proxy, control) = (self.proxy(), self.control());
+        // Over TLS it is asked where no certificate is needed.
+        let speaks_tls = self.setup.proxy_lines.contains("cert_file");
+        let is_ready = || {
+            if speaks_tls {
+                control.answers() && control.status().ready
+            } else {
+                http::is_ok(proxy, "/readyz")
+            }
+        };
+        self.dataplane().wait_until("ready", |_| is_ready().then_some(()));
     }
 
     /// Starts the dataplane, which must end by itself; answers its exit code and standard error.

@@ -31,7 +31,7 @@ pub mod torture;
 mod vendor;
 mod wait;
 
-pub use certificates::{Certificate, Issuer};
+pub use certificates::{Certificate, Issuer, TlsFiles};
 pub use chain::Chain;
 pub use control::{Control, key_id, read_reply};
 pub use fake_time::FakeTime;

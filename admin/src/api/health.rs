@@ -7,7 +7,9 @@ use axum::extract::State;
 use axum::http::header::CONTENT_TYPE;
 use axum::http::{HeaderName, StatusCode};
 use axum::response::IntoResponse;
-use keybrake_proto::control::{ClockState, ClockView, ConfigState, Reply, Request, RequestsView, Status};
+use keybrake_proto::control::{
+    ClockState, ClockView, ConfigState, Reply, Request, RequestsView, Status, TlsView,
+};
 use serde::Serialize;
 
 use super::Api;
@@ -95,6 +97,9 @@ struct Running {
     config: ConfigState,
     requests: Option<RequestsView>,
     clock: ClockView,
+    /// The certificate that agents are shown.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    proxy_tls: Option<TlsView>,
 }
 
 #[derive(Serialize)]
@@ -125,6 +130,7 @@ pub(super) async fn healthz(State(api): State<Arc<Api>>) -> Json<impl Serialize>
                 config: status.config,
                 requests: status.requests,
                 clock: status.clock,
+                proxy_tls: status.proxy_tls,
             }),
         },
         Err(error) => DataplaneHealth { up: false, ready: false, error: Some(error.message), running: None },

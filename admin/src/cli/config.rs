@@ -75,6 +75,7 @@ fn check(invocation: &Invocation<'_>, config: &Config) -> Result<ExitCode, Failu
         print_json(&json!({
             "ok": true,
             "proxy_listen": config.proxy.listen,
+            "proxy_tls": config.proxy.tls.is_some(),
             "admin_listen": config.admin.listen,
             "data_dir": config.data.dir,
             "vendors": config.vendor_names(),
@@ -87,7 +88,7 @@ fn check(invocation: &Invocation<'_>, config: &Config) -> Result<ExitCode, Failu
 
 fn checked(config: &Config) -> String {
     let facts = table::pairs(&[
-        ("agents", format!("http://{}", config.proxy.listen)),
+        ("agents", format!("{}://{}", config.proxy.scheme(), config.proxy.listen)),
         ("admin", format!("http://{}", config.admin.listen)),
         ("data", config.data.dir.display().to_string()),
         ("vendors", config.vendor_names().join(", ")),

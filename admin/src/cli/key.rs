@@ -206,7 +206,9 @@ fn issue(invocation: &Invocation<'_>, arguments: &Issue) -> Result<ExitCode, Fai
         return Err(Failure::operation(problem));
     }
     drop(out);
-    let proxy = client.config().map(|config| format!("http://{}", reachable(config.proxy.listen)));
+    let proxy = client
+        .config()
+        .map(|config| format!("{}://{}", config.proxy.scheme(), reachable(config.proxy.listen)));
     eprint!("{}", hint(&issued, &proxy.unwrap_or_else(|| "http://PROXY".to_owned())));
     Ok(ExitCode::SUCCESS)
 }

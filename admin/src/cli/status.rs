@@ -4,7 +4,8 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::Args;
-use keybrake_proto::control::RequestsView;
+use keybrake_proto::control::{RequestsView, TlsView};
+use keybrake_proto::time::UnixMicros;
 use serde_json::{Value, json};
 
 use super::client::Client;
@@ -33,6 +34,7 @@ pub(super) fn status(invocation: &Invocation<'_>, connection: &Connection) -> Re
             ("admin", format!("up {}, version {}", elapsed(&health), text(&health, "version"))),
             ("dataplane", dataplane(health.get("dataplane").unwrap_or(&Value::Null))),
             ("agents", agents(health.get("dataplane").unwrap_or(&Value::Null))),
+            ("certificate", certificate(health.pointer("/dataplane/proxy_tls").unwrap_or(&Value::Null))),
             ("config", configuration(health.pointer("/dataplane/config").unwrap_or(&Value::Null))),
             ("requests", requests(health.pointer("/dataplane/requests").unwrap_or(&Value::Null))),
             ("clock", clock(health.pointer("/dataplane/clock").unwrap_or(&Value::Null))),
@@ -74,13 +76,25 @@ fn agents(part: &Value) -> String {
     let vendors = part.get("vendors").and_then(Value::as_array).map(Vec::as_slice).unwrap_or_default();
     let vendors: Vec<&str> = vendors.iter().filter_map(Value::as_str).collect();
     format!(
-        "http://{}, {} with {} workers; vendors: {}; keys: {}",
+        "{}://{}, {} with {} workers; vendors: {}; keys: {}",
+        if part.get("proxy_tls").is_some_and(Value::is_object) { "https" } else { "http" },
         text(part, "proxy_listen"),
         text(part, "driver"),
         number(part, "workers"),
         vendors.join(", "),
         number(part, "keys")
     )
+}
+
+/// That of `[proxy.tls]`.
+fn certificate(part: &Value) -> String {
+    let Ok(view) = serde_json::from_value::<TlsView>(part.clone()) else {
+        return "none: agents connect with plain HTTP".to_owned();
+    };
+    let until = view.expires_at.map_or("an unknown day".to_owned(), UnixMicros::date);
+    let failing =
+        if view.failing { "; ITS FILES CANNOT BE USED, look at the dataplane's output" } else { "" };
+    format!("valid until {until}{failing}")
 }
 
 fn audit(part: &Value) -> String {

@@ -202,6 +202,7 @@ impl Current {
         config.alpn_protocols = vec![b"http/1.1".to_vec()];
         // A request in early data could be repeated by whoever recorded it (RFC 8446 section 8).
         config.max_early_data_size = 0;
+        config.ignore_client_order = true;
         // Tickets resume sessions of both versions; a memory of sessions would be a lock between workers.
         config.session_storage = Arc::new(NoServerSessionStorage {});
         config.ticketer = ticketer(&loaded, before).map_err(refused)?;

@@ -231,6 +231,7 @@ fn status(behavior: Behavior) -> Status {
         config: ConfigState::default(),
         requests: None,
         clock: clock(behavior),
+        proxy_tls: None,
         counters: vec![Counter {
             name: "keybrake_exchanges_total".to_owned(),
             help: "Exchanges.".to_owned(),

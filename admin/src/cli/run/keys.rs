@@ -33,7 +33,7 @@ pub(super) struct KeyArguments {
     #[arg(long, value_name = "[VENDOR=]FILE")]
     key_file: Vec<String>,
     /// The proxy [default: proxy.listen of the configuration].
-    #[arg(long, value_name = "http://HOST:PORT", env = "KEYBRAKE_PROXY_URL")]
+    #[arg(long, value_name = "http[s]://HOST:PORT", env = "KEYBRAKE_PROXY_URL")]
     pub(super) proxy: Option<String>,
 }
 
@@ -70,7 +70,7 @@ impl Proxy {
                 address if address.port() == 0 => Err(Failure::setup(
                     "proxy.listen has port 0, so the proxy's address is not known; name it with --proxy",
                 )),
-                address => Proxy::parse(&format!("http://{address}")),
+                address => Proxy::parse(&format!("{}://{address}", config.proxy.scheme())),
             },
             (None, None) => Err(Failure::setup(
                 "no configuration file, so the proxy's address is not known; name the file with --config or the address \
@@ -208,6 +208,11 @@ fn is_vendor(name: &[u8]) -> bool {
 
 /// Asks the proxy which vendor the key is for; so a key that is revoked is noticed before the program starts.
 fn ask_vendor(proxy: &Proxy, key: &Secret) -> Result<String, Failure> {
+    if proxy.origin.starts_with("https:") {
+        return Err(Failure::setup(
+            "which vendor a key is for is asked over plain HTTP only; write VENDOR=KEY or VENDOR=FILE",
+        ));
+    }
     let agent = Agent::config_builder()
         .http_status_as_error(false)
         .timeout_global(Some(TIMEOUT))

@@ -14,6 +14,8 @@ from urllib.parse import urlsplit
 
 PROXY = os.environ.get("KEYBRAKE_PROXY_URL", "").rstrip("/")
 VENDORS = os.environ.get("KEYBRAKE_VENDORS", "").split(",")
+# What `requests` trusts. Stripe's SDK names its own authorities over that.
+CA_FILE = os.environ.get("REQUESTS_CA_BUNDLE", "") if PROXY.startswith("https:") else ""
 
 # Stripe's files, OAuth and meter events have hosts of their own. They go to the proxy too, which
 # refuses what it does not serve: else the vault key would leave for stripe.com.
@@ -39,6 +41,8 @@ def patch_stripe(stripe):
 
     stripe.__class__ = Stripe
     move(PROXY + "/stripe")
+    if CA_FILE:
+        stripe.ca_bundle_path = CA_FILE
 
 
 def patch_stripe_client(module):
