@@ -34,6 +34,7 @@ use crate::clock::Clock;
 use crate::heir::Left;
 use crate::in_flight::InForce;
 use crate::lease::Lease;
+use crate::limits::Limits;
 use crate::mailbox::Mailbox;
 use crate::metrics::{self, Metrics};
 use crate::pool::Vendor;
@@ -61,6 +62,7 @@ pub(crate) struct Control {
     pub(crate) digester: KeyDigester,
     pub(crate) master: MasterKey,
     pub(crate) lease: Lease,
+    pub(crate) limits: Arc<Limits>,
     pub(crate) vendors: Vec<String>,
     pub(crate) upstreams: Vec<Arc<Vendor>>,
     pub(crate) bounds: IssueBounds,
@@ -214,6 +216,7 @@ impl Control {
             number("damaged_total", "counter", "Records that could not be read: a bug.", storage.damaged),
             number("healthy", "gauge", "1 while the last write succeeded.", u64::from(storage.healthy)),
         ]);
+        counters.extend(self.limits.counters());
         counters.extend(self.figures.counters());
         counters
     }

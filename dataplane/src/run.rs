@@ -17,7 +17,7 @@ use keybrake_proto::config::{Config, Money};
 use signal_hook::consts::SIGCONT;
 
 use self::doors::open_doors;
-use self::machine::{harden, raise_descriptor_limit, random, signals};
+use self::machine::{prepare, random, say_what_is_short, signals};
 use crate::clock::Clock;
 use crate::control::{self, Asked, Control, Front};
 use crate::hand_over::{self, Old};
@@ -79,8 +79,7 @@ struct Running {
 impl Running {
     fn start(config: Config, begin: Begin) -> anyhow::Result<Running> {
         let started = Instant::now();
-        harden();
-        raise_descriptor_limit();
+        let limits = prepare(&config);
         let signals = signals().context("signals cannot be handled")?;
         let config = Arc::new(config);
         let kernel = Kernel::choose(config.proxy.driver)
@@ -108,6 +107,7 @@ impl Running {
             resolver: Resolver::start().context("the resolver thread does not start")?,
             clock: Arc::clone(&clock),
             lease: lease.clone(),
+            limits: Arc::clone(&limits),
             memory: state.memory,
             objects: state.objects,
             book: state.book,
@@ -122,6 +122,7 @@ impl Running {
             digester: state.master.digester(),
             master: state.master,
             lease: lease.clone(),
+            limits,
             vendors: config.vendor_names(),
             upstreams: state.vendors,
             bounds: config.issue.clone(),
@@ -143,12 +144,11 @@ impl Running {
         let ended = start_workers(places, &common, &state.keys, &mut control)?;
         let control = Arc::new(control);
         let front = start_control(control_listener, &control)?;
-        say_where(&proxy_listen, workers, kernel);
+        say_where(&proxy_listen, workers, kernel, &common);
         let heard = predecessor.map(|it| it.say_that_this_one_admits(&lease, control.shards.clone()));
         heard.transpose().context("the predecessor thread does not start")?;
         starting.succeeded();
-        let marks = state.marks;
-        Ok(Running { config, control, front, storage, committer, marks, ended, signals, asked })
+        Ok(Running { config, control, front, storage, committer, marks: state.marks, ended, signals, asked })
     }
 
     /// Waits for a signal, then drains: what runs is finished, what does not end in time is cut. Or until another
@@ -304,7 +304,8 @@ fn worker_count(config: &Config) -> usize {
     }
 }
 
-fn say_where(proxy_listen: &SocketAddr, workers: usize, kernel: Kernel) {
+fn say_where(proxy_listen: &SocketAddr, workers: usize, kernel: Kernel, common: &Common) {
+    say_what_is_short(&common.config, &common.limits);
     let workers = if workers == 1 { "1 worker".to_owned() } else { format!("{workers} workers") };
     eprintln!("keybrake-dataplane: agents at http://{proxy_listen}, {workers}, {}", kernel.as_str());
 }
@@ -319,9 +320,6 @@ fn start_worker(
     let metrics = Arc::new(Metrics::default());
     control.shards.push(mailbox.clone());
     control.metrics.push(Arc::clone(&metrics));
-    // The channel has room for the end of each worker.
-    let workers = ended.capacity().unwrap_or(1).max(1);
-    let connections_max = common.config.proxy.connections_max.div_ceil(workers);
     let worker = Worker {
         index,
         kernel,
@@ -334,7 +332,6 @@ fn start_worker(
         mailbox,
         wake,
         run: random()?,
-        connections_max: u64::try_from(connections_max)?,
         ended,
     };
     worker.start().context("a worker thread does not start")

@@ -23,6 +23,7 @@ use crate::idempotency::Memory;
 use crate::in_flight::{AtVendor, InFlight, InForce, KeySet};
 use crate::journal::{self, Journal};
 use crate::lease::{self, Lease};
+use crate::limits::Limits;
 use crate::mailbox::Mailbox;
 use crate::metrics::Metrics;
 use crate::objects::Objects;
@@ -126,6 +127,7 @@ pub(crate) struct Common {
     pub(crate) resolver: ResolverHandle,
     pub(crate) clock: Arc<Clock>,
     pub(crate) lease: Lease,
+    pub(crate) limits: Arc<Limits>,
     pub(crate) memory: Arc<Memory>,
     pub(crate) objects: Arc<Objects>,
     pub(crate) book: Arc<PriceBook>,
@@ -142,6 +144,7 @@ pub(crate) struct Shard {
     pub(crate) deadlines: Rc<Deadlines>,
     pub(crate) journal: Rc<Journal>,
     pub(crate) metrics: Arc<Metrics>,
+    pub(crate) limits: Arc<Limits>,
     pub(crate) digester: KeyDigester,
     pub(crate) clock: Arc<Clock>,
     /// What repeats of a request find.
@@ -194,6 +197,7 @@ impl Shard {
             deadlines,
             journal,
             metrics,
+            limits: Arc::clone(&common.limits),
             digester: common.digester.clone(),
             clock: Arc::clone(&common.clock),
             memory: Arc::clone(&common.memory),
@@ -318,6 +322,7 @@ impl Shard {
         self.deadlines.tick();
         self.in_flight.tick();
         self.journal.tick();
+        self.limits.tick();
         if self.stage.get() == Stage::HandedOver {
             self.handed_over.set(self.handed_over.get().saturating_add(1));
             if self.closes_idle() {

@@ -36,7 +36,6 @@ pub(crate) struct Worker {
     pub(crate) wake: UnixStream,
     /// Random: makes request ids of this worker unlike all others.
     pub(crate) run: u64,
-    pub(crate) connections_max: u64,
     /// Told when the worker has ended.
     pub(crate) ended: Sender<io::Result<()>>,
 }
@@ -66,7 +65,7 @@ impl Worker {
         for listener in self.listeners {
             let listener = Rc::new(Listener::from_std(listener, self.kernel)?);
             shard.open_door(&listener);
-            let accept = listener::run(Rc::clone(&shard), listener, self.connections_max);
+            let accept = listener::run(Rc::clone(&shard), listener);
             rt::spawn(accept, || std::process::abort());
         }
         rt::spawn(read_mailbox(Rc::clone(&shard), wake), || std::process::abort());

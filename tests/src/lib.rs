@@ -45,4 +45,4 @@ pub use vendor::{Seen, Vendor, paid, whole};
 pub use wait::{eventually, now_micros, within};
 
 #[cfg(target_os = "linux")]
-pub use process::{FrozenThread, kill_9, resident_bytes};
+pub use process::{FrozenThread, kill_9, limit_descriptors, resident_bytes};

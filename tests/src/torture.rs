@@ -12,6 +12,7 @@ mod clock;
 mod cost;
 mod damage;
 mod disk;
+mod exhaust;
 mod judge;
 mod kill;
 mod lanes;
@@ -52,6 +53,8 @@ pub enum Part {
     Clock,
     /// Damaged, missing and older files.
     Damage,
+    /// Slow, idle and keyless agents by the thousand.
+    Exhaust,
     /// What the journal costs; nothing is broken.
     Cost,
 }
@@ -73,7 +76,7 @@ pub struct NotRun(pub String);
 
 impl Part {
     /// Every part, in the order in which they are run.
-    pub const ALL: [Part; 10] = [
+    pub const ALL: [Part; 11] = [
         Part::Kill,
         Part::Ack,
         Part::Power,
@@ -83,6 +86,7 @@ impl Part {
         Part::Restart,
         Part::Clock,
         Part::Damage,
+        Part::Exhaust,
         Part::Cost,
     ];
 
@@ -99,6 +103,7 @@ impl Part {
             Part::Restart => "restart",
             Part::Clock => "clock",
             Part::Damage => "damage",
+            Part::Exhaust => "exhaust",
             Part::Cost => "cost",
         }
     }
@@ -115,6 +120,7 @@ impl Part {
             Part::Restart => (50, 4),
             Part::Clock => (200, 12),
             Part::Damage => (1500, 60),
+            Part::Exhaust => (5, 5),
             Part::Cost => (9, 9),
         }
     }
@@ -130,6 +136,7 @@ impl Part {
             Part::Restart => restart::play(plan, random, report),
             Part::Clock => clock::play(plan, random, report),
             Part::Damage => damage::play(plan, random, report),
+            Part::Exhaust => exhaust::play(plan, random, report),
             Part::Cost => cost::play(plan, random, report),
         }
     }

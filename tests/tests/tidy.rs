@@ -32,8 +32,8 @@ const LAYERS: [&[&str]; 21] = [
     &["downstream", "registry"],
     &["transport", "in_flight", "account", "idempotency", "objects"],
     &["tls", "pacing"],
-    &["resolve", "deadline", "metrics", "lease", "tokens"],
-    &["rt", "mailbox"],
+    &["resolve", "deadline", "metrics", "lease", "tokens", "limits"],
+    &["rt", "mailbox", "alarm", "fault"],
     &["seal", "clock"],
     &["marks", "progress", "descriptors"],
 ];

@@ -77,6 +77,7 @@ fn control(directory: &Directory, shards: usize, keys: &[Arc<KeyEntry>]) -> Cont
         clock: Arc::new(Clock::open(&directory.0, Day::default()).unwrap()),
         digester: master.digester(),
         master,
+        limits: crate::limits::Limits::of_tests(),
         lease: Lease::new(),
         vendors: Vec::new(),
         upstreams: Vec::new(),

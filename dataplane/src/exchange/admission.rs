@@ -15,8 +15,8 @@ use keybrake_proto::idempotency::{Answer, Identity};
 use keybrake_proto::json;
 use keybrake_proto::key;
 use keybrake_proto::money::Micros;
+use keybrake_proto::policy::Permit;
 use keybrake_proto::policy::params::{Body, Parameters};
-use keybrake_proto::policy::{Permit, retry_after_s};
 use keybrake_proto::route::{Route, route};
 use ring::digest;
 
@@ -24,11 +24,11 @@ use super::look_up::Ground;
 use super::row::Trace;
 use crate::downstream::Downstream;
 use crate::hold::Hold;
+use crate::journal::ROW_BYTES;
 use crate::pacing::{self, Taken, Turn};
 use crate::pool::{Credential, Pool};
 use crate::registry::{Epoch, KeyEntry, KeyRecord};
 use crate::shard::Shard;
-use crate::tokens::TooFast;
 use crate::upstream::{self, Admitted, Fault, Outgoing, Reply};
 
 /// The longest Idempotency-Key that vendors take.
@@ -158,14 +158,6 @@ fn judge_account(
     entry.allow(|restrictions| match is_plain && restrictions.allows_account(account) {
         true => Ok(()),
         false => Err(Deny::Account),
-    })
-}
-
-/// Takes a token of the key's rate, and of the rates above it.
-pub(super) fn keep_rate(target: &Target, trace: &Trace) -> Result<(), Deny> {
-    target.entry.rate.take(trace.began()).map_err(|TooFast { rate, wait }| {
-        let wait_ns = u64::try_from(wait.as_nanos()).unwrap_or(u64::MAX);
-        Deny::Restriction(Restriction::Rate { rate, retry_after_s: retry_after_s(wait_ns) })
     })
 }
 
@@ -316,12 +308,13 @@ pub(super) fn admit(
     let mut hold = held.map_err(|refusal| Deny::by_ledger(refusal, entry.id, quote))?;
     trace.held = hold.quote();
     let keys = entry.account.keys();
-    let intent = shard.journal.intent(keys, hold.day(), trace.held, hold.shared(), &trace.intent(agent));
+    let row = trace.intent(agent).encode(Vec::with_capacity(ROW_BYTES));
+    let intent = shard.journal.intent(keys, hold.day(), trace.held, hold.shared(), &row);
     let Ok(intent) = intent else {
         hold.release(today);
         return Err(Deny::AuditUnavailable);
     };
-    hold.recorded(intent);
+    hold.recorded(intent, row);
     trace.intent = Some(intent);
     let ticket = shard.in_flight.board(entry.id, intent);
     Ok(Admitted { permit, hold, ticket, epoch: target.epoch })

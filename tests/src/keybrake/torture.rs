@@ -72,7 +72,8 @@ impl Setup {
     }
 
     /// With a further line behind `data.dir`; a line `[section]` begins another section.
-    pub(crate) fn config_line(mut self, line: &str) -> Setup {
+    #[must_use]
+    pub fn config_line(mut self, line: &str) -> Setup {
         self.torture.config = format!("{}{line}\n", self.torture.config);
         self
     }
@@ -84,7 +85,8 @@ impl Setup {
     }
 
     /// With a variable in the dataplane's environment.
-    pub(crate) fn dataplane_env(mut self, name: &str, value: impl Into<OsString>) -> Setup {
+    #[must_use]
+    pub fn dataplane_env(mut self, name: &str, value: impl Into<OsString>) -> Setup {
         self.torture.environment.push((name.to_owned(), value.into()));
         self
     }
