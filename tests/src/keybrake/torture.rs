@@ -91,6 +91,19 @@ impl Setup {
         self
     }
 
+    /// With the binaries of the release build, where there is one.
+    pub(crate) fn release_if_built(self) -> Setup {
+        let debug = binary("keybrake-dataplane");
+        let release =
+            debug.parent().and_then(Path::parent).map(|target| target.join("release/keybrake-dataplane"));
+        if release.is_some_and(|path| path.exists()) { self.release() } else { self }
+    }
+
+    /// Which build it is.
+    pub(crate) fn build(&self) -> &'static str {
+        if self.torture.is_release { "release" } else { "debug" }
+    }
+
     /// With the binaries of the release build.
     pub(crate) fn release(mut self) -> Setup {
         self.torture.is_release = true;

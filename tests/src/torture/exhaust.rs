@@ -119,7 +119,9 @@ pub(super) fn play(plan: &Plan, _: Random, report: &mut Report) -> Result<(), No
         .inside(&dir)
         .config_line("[limits]")
         .config_line("trusted_addresses = []");
-    let mut keybrake = if plan.is_full { setup.release() } else { setup }.start();
+    let setup = if plan.is_full { setup.release_if_built() } else { setup };
+    let build = setup.build();
+    let mut keybrake = setup.start();
     let key = keybrake.issue(&["GET /v1/**", "POST /v1/**"], &json!({}));
     let mut table = vec![format!(
         "{:<12} {:>6}  {:>26}  {:>26}  {:>8} {:>8}",
@@ -130,7 +132,10 @@ pub(super) fn play(plan: &Plan, _: Random, report: &mut Report) -> Result<(), No
         report.cycles += 1;
     }
     if plan.is_full {
-        report.note(table.join("\n  "));
+        report.note(format!(
+            "exhaust: a {build} build; b d a: before, during, after\n  {}",
+            table.join("\n  ")
+        ));
     }
     drop((keybrake, vendor));
     report.end_scene(&dir);
