@@ -12,7 +12,7 @@ target=${CARGO_TARGET_DIR:-target}
 # measured on release builds.
 cargo build --locked --workspace --bins
 case ${PART:-} in
-    '' | revoke | cost) cargo build --locked --release -p keybrake-dataplane -p keybrake-admin -p keybrake-loadtest ;;
+    '' | revoke | exhaust | cost) cargo build --locked --release -p keybrake-dataplane -p keybrake-admin -p keybrake-loadtest ;;
 esac
 
 # A process of this shell's own would only stand between it and Ctrl-C.

@@ -37,6 +37,7 @@ use crate::clock::Clock;
 use crate::heir::Left;
 use crate::in_flight::InForce;
 use crate::lease::Lease;
+use crate::limits::Limits;
 use crate::mailbox::Mailbox;
 use crate::metrics::{self, Metrics};
 use crate::requests::Requests;
@@ -70,6 +71,7 @@ pub(crate) struct Control {
     /// What the configuration says now.
     pub(crate) settings: ArcSwap<Settings>,
     pub(crate) reloads: Reloads,
+    pub(crate) limits: Arc<Limits>,
     /// Of the month.
     pub(crate) requests: Arc<Requests>,
     pub(crate) proxy_listen: String,
@@ -229,6 +231,7 @@ impl Control {
             number("damaged_total", "counter", "Records that could not be read: a bug.", storage.damaged),
             number("healthy", "gauge", "1 while the last write succeeded.", u64::from(storage.healthy)),
         ]);
+        counters.extend(self.limits.counters());
         counters.extend(self.figures.counters());
         counters.extend(self.reloads.counters());
         counters.extend(self.agent_tls.iter().flat_map(|tls| tls::counters(tls)));

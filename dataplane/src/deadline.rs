@@ -46,6 +46,34 @@ struct Slot {
     revoked: bool,
 }
 
+/// How long a transfer may take: some time at first, then as much as its least rate needs for the bytes there are, and
+/// in all no more than a limit (rule G1). Trickling bytes buys little time with each.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Pace {
+    /// Before the rate counts, in seconds.
+    pub(crate) grace_s: u64,
+    /// The least rate.
+    pub(crate) bytes_per_s_min: u64,
+    /// In all, in seconds.
+    pub(crate) timeout_s: u64,
+}
+
+impl Pace {
+    /// Ticks, from its begin, within which a transfer of so many bytes is not too slow.
+    fn ticks(self, bytes: usize) -> u64 {
+        let bytes = u64::try_from(bytes).unwrap_or(u64::MAX);
+        let of_bytes = bytes.saturating_mul(TICKS_PER_SECOND).checked_div(self.bytes_per_s_min);
+        let grace = self.grace_s.saturating_mul(TICKS_PER_SECOND);
+        let most = self.timeout_s.saturating_mul(TICKS_PER_SECOND);
+        // The tick that runs now has begun already.
+        grace.saturating_add(of_bytes.unwrap_or(most)).min(most).saturating_add(1)
+    }
+}
+
+/// When a transfer began, for [`Deadline::keep_pace`].
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Began(u64);
+
 /// Names a connection for [`Deadlines::revoke`]; one that has ended meanwhile is none.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct SlotId {
@@ -143,9 +171,16 @@ impl Deadline {
         self.start(seconds, Direction::Both, false);
     }
 
-    /// Only reads end in `seconds` from now, so that an answer can still be written.
-    pub(crate) fn set_read(&self, seconds: u64) {
-        self.start(seconds, Direction::Read, false);
+    /// A transfer begins now whose first bytes are due at its [`Pace`]; `ends` as in [`Deadline::set`].
+    pub(crate) fn begin(&self, pace: Pace, bytes: usize, ends: Direction) -> Began {
+        let began = Began(self.deadlines.now.get());
+        self.start_ticks(pace.ticks(bytes), ends, false);
+        began
+    }
+
+    /// So many bytes of a transfer are there. One that was too slow already stays so.
+    pub(crate) fn keep_pace(&self, began: Began, pace: Pace, bytes: usize) {
+        self.change(|slot, _| slot.at = began.0.saturating_add(pace.ticks(bytes)));
     }
 
     /// As [`Deadline::set`], for a connection that waits for its next request.
@@ -159,7 +194,10 @@ impl Deadline {
     }
 
     fn start(&self, seconds: u64, ends: Direction, idle: bool) {
-        let ticks = seconds.saturating_mul(TICKS_PER_SECOND).saturating_add(1);
+        self.start_ticks(seconds.saturating_mul(TICKS_PER_SECOND).saturating_add(1), ends, idle);
+    }
+
+    fn start_ticks(&self, ticks: u64, ends: Direction, idle: bool) {
         self.change(|slot, now| {
             let at = now.saturating_add(ticks);
             // A connection that a revoke has shut down stays so.
@@ -227,6 +265,47 @@ mod tests {
         deadlines.tick();
         assert!(deadline.has_expired());
         assert_eq!(ours.read(&mut [0]).unwrap(), 0);
+    }
+
+    fn check_pace(bytes: usize, expected: u64) {
+        let pace = Pace { grace_s: 10, bytes_per_s_min: 500, timeout_s: 30 };
+        assert_eq!(pace.ticks(bytes), expected * TICKS_PER_SECOND + 1, "{bytes} bytes");
+    }
+
+    #[test]
+    fn g1_bytes_buy_time_at_the_least_rate_and_never_more_than_the_limit() {
+        check_pace(0, 10);
+        check_pace(49, 10);
+        check_pace(500, 11);
+        check_pace(5000, 20);
+        check_pace(10_000, 30);
+        check_pace(usize::MAX, 30);
+    }
+
+    #[test]
+    fn g1_a_transfer_that_trickles_is_cut_and_one_that_keeps_its_pace_is_not() {
+        let deadlines = Rc::new(Deadlines::default());
+        let pace = Pace { grace_s: 1, bytes_per_s_min: 100, timeout_s: 30 };
+        let ticks_until_cut = |bytes_per_tick: usize| {
+            let (ours, _theirs) = UnixStream::pair().unwrap();
+            let deadline = deadlines.slot(ours.as_raw_fd());
+            let began = deadline.begin(pace, 0, Direction::Read);
+            let mut bytes = 0;
+            (0..1000).find(|_| {
+                bytes += bytes_per_tick;
+                deadline.keep_pace(began, pace, bytes);
+                deadlines.tick();
+                deadline.has_expired()
+            })
+        };
+        assert_eq!(ticks_until_cut(0), Some(10));
+        assert_eq!(ticks_until_cut(1), Some(11), "a tenth of the rate");
+        assert_eq!(ticks_until_cut(10), Some(300), "the rate, until the limit");
+        let deadline = deadlines.slot(UnixStream::pair().unwrap().0.as_raw_fd());
+        let began = deadline.begin(pace, 0, Direction::Read);
+        (0..20).for_each(|_| deadlines.tick());
+        deadline.keep_pace(began, pace, 1_000_000);
+        assert!(deadline.has_expired(), "bytes that come late bring nothing back");
     }
 
     #[test]

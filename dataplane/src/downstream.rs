@@ -1,17 +1,21 @@
 //! An agent's connection: its requests, read whole, and the replies to it.
 
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::rc::Rc;
+use std::sync::Arc;
 
 use keybrake_proto::config::Proxy;
-use keybrake_proto::deny::Deny;
+use keybrake_proto::deny::{Deny, Overload};
 use keybrake_proto::http1::{
     BodyDecoder, BodyError, BodyFraming, HeadError, HeadLimits, Method, Parsed, RequestHead, encode,
 };
 use rustls::HandshakeKind;
 
-use crate::deadline::{Deadline, Deadlines};
+use crate::alarm::Alarm;
+use crate::deadline::{Deadline, Deadlines, Pace};
+use crate::limits::{Limits, Memory};
+use crate::rt::Direction;
 use crate::transport::Transport;
 
 /// Read at once while waiting for a request: most arrive whole in it, and io_uring holds the buffer
@@ -60,6 +64,8 @@ pub(crate) enum BodyFault {
     Refused(BodyError),
     /// It did not arrive in time.
     TooSlow,
+    /// There is no memory for it (rule G3).
+    NoMemory,
 }
 
 /// An agent's connection and the request that is being served.
@@ -78,12 +84,21 @@ pub(crate) struct Downstream {
     body_is_read: bool,
     /// The reply being built.
     pub(crate) output: Vec<u8>,
+    /// For more of the body than a connection may have anyway.
+    memory: Memory,
+    limits: Arc<Limits>,
+    address: IpAddr,
     peer: String,
     keep_alive: bool,
 }
 
 impl Downstream {
-    pub(crate) fn new(transport: Transport, peer: SocketAddr, deadlines: &Rc<Deadlines>) -> Downstream {
+    pub(crate) fn new(
+        transport: Transport,
+        peer: SocketAddr,
+        deadlines: &Rc<Deadlines>,
+        limits: &Arc<Limits>,
+    ) -> Downstream {
         Downstream {
             deadline: deadlines.slot(transport.fd()),
             transport,
@@ -94,6 +109,9 @@ impl Downstream {
             body: Vec::new(),
             body_is_read: true,
             output: Vec::new(),
+            memory: limits.request_memory(),
+            limits: Arc::clone(limits),
+            address: peer.ip(),
             peer: peer.ip().to_string(),
             keep_alive: true,
         }
@@ -129,7 +147,12 @@ impl Downstream {
                     self.keep_alive = !self.head.wants_close();
                     return Ok(());
                 }
-                Ok(Parsed::Partial) => self.read(READ_BYTES).await?,
+                Ok(Parsed::Partial) => {
+                    if let Err(end) = self.read(READ_BYTES).await {
+                        self.note_if_late(Alarm::SlowHead);
+                        return Err(end);
+                    }
+                }
                 Err(error) => return Err(End::Malformed(error)),
             }
         }
@@ -138,7 +161,13 @@ impl Downstream {
     /// Reads the request's body whole (rule Q24), at most `bytes_max`.
     pub(crate) async fn read_body(&mut self, limits: &Proxy, bytes_max: u64) -> Result<(), BodyFault> {
         let mut decoder = BodyDecoder::new(self.head.framing(), bytes_max);
-        self.deadline.set_read(limits.body_timeout_s);
+        let pace = Pace {
+            grace_s: limits.rate_grace_s,
+            bytes_per_s_min: limits.body_bytes_per_s_min,
+            timeout_s: limits.body_timeout_s,
+        };
+        let mut began = self.deadline.begin(pace, 0, Direction::Read);
+        let mut arrived = 0usize;
         let mut asked = !self.head.expect_continue();
         loop {
             let input = self.input.get(self.consumed..).unwrap_or_default();
@@ -154,12 +183,21 @@ impl Downstream {
                 asked = true;
                 self.output.extend_from_slice(b"HTTP/1.1 100 Continue\r\n\r\n");
                 self.flush(limits).await.map_err(|_| BodyFault::Gone)?;
-                self.deadline.set_read(limits.body_timeout_s);
+                began = self.deadline.begin(pace, 0, Direction::Read);
             }
             self.drop_decoded();
-            if self.read(READ_BYTES).await.is_err() {
-                return Err(if self.deadline.has_expired() { BodyFault::TooSlow } else { BodyFault::Gone });
+            // Each connection has room for one piece. What is beyond that is there twice, as it was read and as it will
+            // be sent, and is taken before it is read; not when it is announced, since announcing costs nothing.
+            if !self.memory.cover(self.body.len().saturating_mul(2)) {
+                return Err(BodyFault::NoMemory);
             }
+            let before = self.input.len();
+            if self.read(READ_BYTES).await.is_err() {
+                let is_late = self.note_if_late(Alarm::SlowBody);
+                return Err(if is_late { BodyFault::TooSlow } else { BodyFault::Gone });
+            }
+            arrived = arrived.saturating_add(self.input.len().saturating_sub(before));
+            self.deadline.keep_pace(began, pace, arrived);
         }
     }
 
@@ -181,6 +219,11 @@ impl Downstream {
     /// The request's body, once read.
     pub(crate) fn body(&self) -> &[u8] {
         &self.body
+    }
+
+    /// The agent's address, as a number.
+    pub(crate) fn address(&self) -> IpAddr {
+        self.address
     }
 
     /// The agent's address.
@@ -206,9 +249,18 @@ impl Downstream {
 
     /// Sends what stands in `output`.
     pub(crate) async fn flush(&mut self, limits: &Proxy) -> io::Result<()> {
-        self.deadline.set(limits.write_timeout_s);
+        let pace = Pace {
+            grace_s: limits.rate_grace_s,
+            bytes_per_s_min: limits.write_bytes_per_s_min,
+            timeout_s: limits.write_timeout_s,
+        };
         let output = std::mem::take(&mut self.output);
+        // What the agent has taken of a piece is not seen, so a piece has the time that its length needs.
+        self.deadline.begin(pace, output.len(), Direction::Both);
         let (written, mut output) = self.transport.write_all(output).await;
+        if written.is_err() {
+            self.note_if_late(Alarm::SlowReader);
+        }
         self.deadline.clear();
         output.clear();
         self.output = output;
@@ -225,6 +277,8 @@ impl Downstream {
 
     /// Ends the connection so that the agent still gets the last reply.
     pub(crate) async fn close(mut self) {
+        self.body = Vec::new();
+        self.memory.give_back();
         self.hang_up().await;
         let mut dropped = 0usize;
         while dropped < LINGER_BYTES {
@@ -248,11 +302,20 @@ impl Downstream {
     /// Whether a body is left that is short enough to read just to keep the connection.
     pub(crate) fn has_small_body_left(&self) -> bool {
         let is_small = matches!(self.head.framing(), BodyFraming::Length(1..=SMALL_BODY_BYTES));
-        is_small && !self.body_is_read && !self.head.expect_continue()
+        is_small && self.keep_alive && !self.body_is_read && !self.head.expect_continue()
     }
 
     fn has_no_body(&self) -> bool {
         BodyDecoder::new(self.head.framing(), u64::MAX).is_done()
+    }
+
+    /// Whether the time was over; if so it is counted.
+    fn note_if_late(&self, alarm: Alarm) -> bool {
+        let is_late = self.deadline.has_expired() && !self.deadline.was_revoked();
+        if is_late {
+            self.limits.note(alarm);
+        }
+        is_late
     }
 
     fn forget_request(&mut self) {
@@ -265,6 +328,7 @@ impl Downstream {
                 *buffer = Vec::new();
             }
         }
+        self.memory.give_back();
     }
 
     /// Drops body bytes that were decoded, so that a body is not kept twice. The head stays.
@@ -290,6 +354,7 @@ pub(crate) fn body_refusal(fault: &BodyFault) -> Deny {
         BodyFault::Refused(error) => {
             Deny::Malformed { status: error.status(), problem: error.to_string().into() }
         }
+        BodyFault::NoMemory => Deny::Overload(Overload::Memory),
         BodyFault::Gone | BodyFault::TooSlow => {
             Deny::Malformed { status: 408, problem: "the body did not arrive in time".into() }
         }

@@ -7,6 +7,7 @@
 //! Every request that is not forwarded ends in [`refuse`]; every hold ends in settle, release or doubt.
 
 mod admission;
+mod entrance;
 mod look_up;
 mod pace;
 mod row;
@@ -17,7 +18,7 @@ use std::rc::Rc;
 
 use keybrake_proto::audit::Outcome;
 use keybrake_proto::catalog::price::{self, End};
-use keybrake_proto::deny::{Deny, Withheld};
+use keybrake_proto::deny::{Deny, Overload, Withheld};
 use keybrake_proto::http1::{BodyFraming, HeadError, ReplyFraming, encode};
 use keybrake_proto::journal;
 use keybrake_proto::money::Micros;
@@ -25,6 +26,7 @@ use keybrake_proto::policy::Permit;
 use keybrake_proto::route::{Route, route};
 
 use crate::downstream::{self, After, BodyFault, Downstream};
+use crate::fault;
 use crate::hold::{Ended, Execution, Hold};
 use crate::pacing::Taken;
 use crate::relay;
@@ -77,12 +79,16 @@ async fn run(shard: &Rc<Shard>, agent: &mut Downstream) -> After {
         Err(Deny::Unauthorized) if shard.is_handing_over() => {
             return refuse(shard, agent, &trace, &Deny::Draining).await;
         }
+        Err(reason) => {
+            let reason = entrance::unrecognized(shard, agent, &trace, reason);
+            return refuse(shard, agent, &trace, &reason).await;
+        }
+    };
+    // Before the body is read: what is too fast, or too much at once, costs nothing more.
+    let _place = match entrance::enter(shard, &recognized.0, &trace) {
+        Ok(place) => place,
         Err(reason) => return refuse(shard, agent, &trace, &reason).await,
     };
-    // Before the body is read: what is too fast costs nothing more.
-    if let Err(reason) = pace::keep_rate(&recognized.0, &trace) {
-        return refuse(shard, agent, &trace, &reason).await;
-    }
     match agent.read_body(trace.proxy(), trace.proxy().body_bytes_max).await {
         Ok(()) => {}
         Err(BodyFault::Gone) => return After::Close,
@@ -115,6 +121,7 @@ async fn run(shard: &Rc<Shard>, agent: &mut Downstream) -> After {
             let reason = if is_draining { Deny::Draining } else { Deny::AuditUnavailable };
             return fail(shard, agent, &trace, ended, &reason).await;
         }
+        fault_at("admitted", agent);
         let now = trace.sent();
         match admission::forward(shard, agent, &target, &admitted, now).await {
             Ok(reply) => {
@@ -173,7 +180,7 @@ fn withdraw(shard: &Shard, trace: &mut Trace, admitted: Admitted) -> ControlFlow
         return ControlFlow::Break(ended);
     }
     if let Some(intent) = trace.intent {
-        shard.journal.withdraw(intent, ended.bookings);
+        shard.journal.withdraw(intent, ended.recorded());
     }
     trace.withdrawn();
     ControlFlow::Continue(())
@@ -208,7 +215,10 @@ async fn deliver(
 ) -> After {
     let price = target.price();
     let read_up_to = if price.reads_reply() { PRICED_REPLY_BYTES_MAX } else { 0 };
-    if let Err(fault) = reply.read_up_to(read_up_to).await {
+    // Until the agent has the reply. Without room for it it is passed on in pieces, and the quote is the charge.
+    let mut memory = shard.limits.reply_memory();
+    fault_at("replied", agent);
+    if let Err(fault) = reply.read_up_to(read_up_to, &mut memory).await {
         return lose(shard, agent, &mut trace, admitted, &fault).await;
     }
     let withheld = reply.withheld();
@@ -237,6 +247,7 @@ async fn deliver(
         End::Release => (hold.refused(today), Outcome::Forwarded),
         End::InDoubt => (hold.doubt(today), Outcome::Unknown),
     };
+    fault_at("ended", agent);
     // An object counts what is booked for it, and a doubt may still be voided.
     let remembered = remembered.filter(|_| ended.end != journal::End::InDoubt && withheld.is_none());
     // It left a doubt behind that an earlier exchange on the same reservation made.
@@ -256,6 +267,7 @@ async fn deliver(
         reply.finish(target.pool());
         return agent.reply(trace.proxy()).await;
     }
+    fault_at("streams", agent);
     // Whoever acts on the object before this is remembered holds too much.
     drop(ground);
     let streamed = stream(shard, agent, &trace, &mut reply).await;
@@ -459,7 +471,8 @@ async fn deny(
         ..ending
     };
     let must_record = ending.ended.is_some() || has_room;
-    if must_record && (trace.has_key() || shard.samples(shard.now())) {
+    let is_flood = *reason == Deny::Overload(Overload::WrongKeys);
+    if must_record && ((trace.has_key() && !is_flood) || shard.samples(shard.now())) {
         trace.record(shard, agent, &ending);
     }
     // It may have begun before.
@@ -469,4 +482,9 @@ async fn deny(
     let is_repeatable = agent.head().idempotency_key(agent.input()).is_some();
     downstream::write_denial(agent, &denial, &trace.id, is_repeatable);
     agent.reply(trace.proxy()).await
+}
+
+/// Where a test may ask for a panic.
+fn fault_at(place: &str, agent: &Downstream) {
+    fault::at(place, agent.head().field(agent.input(), fault::FIELD));
 }

@@ -99,8 +99,8 @@ impl Heir {
                 let Ok(row) = AuditRow::decode(row) else { return drop(hold) };
                 let ended = hold.end_as(today, *fate);
                 let row = AuditRow { amount: ended.amount, outcome: outcome(&ended, row.outcome), ..row };
-                let Ended { bookings, end, fate, .. } = ended;
-                self.journal.outcome(Some(*intent), end, bookings, Some(fate), &row);
+                let bookings = ended.recorded();
+                self.journal.outcome(Some(*intent), ended.end, bookings, Some(ended.fate), &row);
             }
             Parting::Lost { intent } => drop(self.take(*intent)),
             Parting::Counted { intent, key, object, counted } => {

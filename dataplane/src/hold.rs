@@ -1,8 +1,10 @@
 //! Money kept aside for one exchange, which ends exactly once (N4).
 
+use std::cell::Cell;
 use std::rc::Rc;
 use std::sync::Arc;
 
+use keybrake_proto::audit::{AuditRow, Outcome};
 use keybrake_proto::handover::Fate;
 use keybrake_proto::idempotency::{Answer, Ending, Identity, Joined, Money, Share};
 use keybrake_proto::journal::{Booking, End, IntentId};
@@ -25,6 +27,8 @@ pub(crate) struct Hold {
     journal: Rc<Journal>,
     /// Its intent, once that is recorded.
     intent: Option<IntentId>,
+    /// The encoded row of the intent.
+    row: Vec<u8>,
     /// What it keeps aside, or what the reservation does that it is on with others.
     quote: Micros,
     shared: Option<Shared>,
@@ -52,10 +56,13 @@ pub(crate) struct Execution {
 }
 
 /// How a hold ended, for the journal and the row.
-#[derive(Clone, Debug, PartialEq, Eq)]
+///
+/// The account has it already, so it must reach the journal: dropped without [`Ended::recorded`], as by a panic, it
+/// is recorded with the row of its intent.
 pub(crate) struct Ended {
     /// What it counts on each level of the chain, leaf first.
-    pub(crate) bookings: Vec<Booking>,
+    bookings: Cell<Vec<Booking>>,
+    unrecorded: Cell<Option<Unrecorded>>,
     /// What became of it.
     pub(crate) end: End,
     /// What the row says it came to: the charge, or the quote while in doubt.
@@ -64,6 +71,14 @@ pub(crate) struct Ended {
     pub(crate) covered: Micros,
     /// How its exchange ended by itself, for a process that has taken over.
     pub(crate) fate: Fate,
+}
+
+/// An end that the journal does not have.
+struct Unrecorded {
+    journal: Rc<Journal>,
+    intent: IntentId,
+    /// The encoded row of the intent.
+    row: Vec<u8>,
 }
 
 impl Hold {
@@ -76,7 +91,8 @@ impl Hold {
     ) -> Result<Hold, Refusal> {
         let day = entry.account.reserve(today, quote)?;
         let (entry, journal) = (Arc::clone(entry), Rc::clone(journal));
-        Ok(Hold { entry, journal, intent: None, quote, shared: None, day, counted: None, ended: false })
+        let (row, counted) = Default::default();
+        Ok(Hold { entry, journal, intent: None, row, quote, shared: None, day, counted, ended: false })
     }
 
     /// Keeps `quote` aside for a request that `memory` knows no other exchange of, or shares what is
@@ -101,7 +117,8 @@ impl Hold {
         };
         let (entry, journal) = (Arc::clone(entry), Rc::clone(journal));
         let shared = Some(Shared { memory: Arc::clone(memory), share });
-        Ok(Hold { entry, journal, intent: None, quote, shared, day, counted: None, ended: false })
+        let (row, counted) = Default::default();
+        Ok(Hold { entry, journal, intent: None, row, quote, shared, day, counted, ended: false })
     }
 
     /// The hold of an exchange that another process has admitted. What it keeps aside stands in the account
@@ -118,7 +135,8 @@ impl Hold {
         let counted = Some((Rc::clone(tally), day.month()));
         let (entry, journal) = (Arc::clone(entry), Rc::clone(journal));
         let shared = share.map(|share| Shared { memory: Arc::clone(memory), share });
-        Hold { entry, journal, intent: Some(intent), quote, shared, day, counted, ended: false }
+        let row = Vec::new();
+        Hold { entry, journal, intent: Some(intent), row, quote, shared, day, counted, ended: false }
     }
 
     /// It counts as one of the installation's requests, unless it ends unsent.
@@ -148,9 +166,9 @@ impl Hold {
         &self.entry
     }
 
-    /// Its intent is in the journal.
-    pub(crate) fn recorded(&mut self, intent: IntentId) {
-        self.intent = Some(intent);
+    /// Its intent is in the journal, with this encoded row.
+    pub(crate) fn recorded(&mut self, intent: IntentId, row: Vec<u8>) {
+        (self.intent, self.row) = (Some(intent), row);
     }
 
     /// It was sent and cost this much.
@@ -190,13 +208,15 @@ impl Hold {
         self.entry.account.doubt(today, |key, day| {
             bookings.push(Booking { key, day, charge: Micros::ZERO, requests: 1 });
         });
-        Ended { bookings, end: End::InDoubt, amount: self.quote, covered: self.quote, fate }
+        let quote = self.quote;
+        self.ended_as(bookings, End::InDoubt, (quote, quote), fate)
     }
 
     fn end(mut self, today: Day, fate: Fate) -> Ended {
         self.ended = true;
         let bookings = self.book(today, self.quote, fate.charge, fate.sent);
-        Ended { bookings, end: End::Booked, amount: fate.charge, covered: self.quote, fate }
+        let quote = self.quote;
+        self.ended_as(bookings, End::Booked, (fate.charge, quote), fate)
     }
 
     /// Ends one of the exchanges on a reservation; what becomes of the money, all of them decide.
@@ -223,7 +243,21 @@ impl Hold {
             | Money::DoubtSettled(_)
             | Money::Beyond => (charged, freed),
         };
-        Ended { bookings, end, amount, covered, fate }
+        self.ended_as(bookings, end, (amount, covered), fate)
+    }
+
+    fn ended_as(
+        &mut self,
+        bookings: Vec<Booking>,
+        end: End,
+        (amount, covered): (Micros, Micros),
+        fate: Fate,
+    ) -> Ended {
+        let row = std::mem::take(&mut self.row);
+        // Without a row it is of an exchange that nothing is told of, or of another process that tells itself.
+        let intent = self.intent.filter(|_| !row.is_empty());
+        let unrecorded = intent.map(|intent| Unrecorded { journal: Rc::clone(&self.journal), intent, row });
+        Ended { bookings: Cell::new(bookings), unrecorded: Cell::new(unrecorded), end, amount, covered, fate }
     }
 
     fn end_in_memory(&self, ending: Ending, at: UnixMicros) -> Money {
@@ -253,6 +287,30 @@ impl Hold {
             bookings.push(Booking { key, day, charge, requests });
         });
         bookings
+    }
+}
+
+impl Ended {
+    /// The caller records it now: what it counts on each level of the chain, leaf first.
+    pub(crate) fn recorded(&self) -> Vec<Booking> {
+        self.unrecorded.take();
+        self.bookings.take()
+    }
+}
+
+impl Drop for Ended {
+    fn drop(&mut self) {
+        let Some(Unrecorded { journal, intent, row }) = self.unrecorded.take() else { return };
+        // It is a row that was encoded here.
+        let Ok(row) = AuditRow::decode(&row) else { return journal.lost(intent) };
+        let outcome = match (self.end, self.fate.sent) {
+            (End::InDoubt, _) => Outcome::Unknown,
+            (End::Booked | End::Executed { .. }, Sent::No) => Outcome::Failed,
+            // The agent did not get the reply, or not all of it.
+            (End::Booked | End::Executed { .. }, Sent::Yes) => Outcome::Cut,
+        };
+        let row = AuditRow { amount: self.amount, outcome, ..row };
+        journal.outcome(Some(intent), self.end, self.bookings.take(), Some(self.fate), &row);
     }
 }
 

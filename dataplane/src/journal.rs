@@ -35,7 +35,6 @@ use std::time::Duration;
 
 use crossbeam_channel::Sender;
 use futures_channel::oneshot;
-use keybrake_proto::audit::AuditRow;
 use keybrake_proto::idempotency::Share;
 use keybrake_proto::journal::segment::{HEADER_BYTES, Header, Survives, frame_bytes};
 use keybrake_proto::journal::{IntentId, Record};
@@ -49,7 +48,7 @@ use crate::rt;
 use crate::storage::{Handed, StorageHandle};
 
 /// Bytes of a row that hardly ever need a second allocation.
-const ROW_BYTES: usize = 512;
+pub(crate) const ROW_BYTES: usize = 512;
 
 /// A sync that takes longer is a disk that hangs (rule G7): who waits for it is refused, and nothing is admitted.
 const STALL: Duration = Duration::from_secs(2);
@@ -148,10 +147,9 @@ impl Journal {
         day: Day,
         quote: Micros,
         share: Option<Share>,
-        row: &AuditRow<'_>,
+        row: &[u8],
     ) -> Result<IntentId, NoRoom> {
-        let row = row.encode(Vec::with_capacity(ROW_BYTES));
-        let record = Record::Intent { keys, day, quote, share, row: &row };
+        let record = Record::Intent { keys, day, quote, share, row };
         let mut state = self.state.borrow_mut();
         if state.successor.is_some() {
             return Err(NoRoom);

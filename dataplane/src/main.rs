@@ -17,6 +17,7 @@
 #![cfg_attr(test, allow(clippy::arithmetic_side_effects, reason = "a test that overflows has failed"))]
 
 mod account;
+mod alarm;
 mod check;
 mod clock;
 mod connection;
@@ -25,6 +26,7 @@ mod deadline;
 mod descriptors;
 mod downstream;
 mod exchange;
+mod fault;
 mod hand_over;
 mod heir;
 mod hold;
@@ -32,6 +34,7 @@ mod idempotency;
 mod in_flight;
 mod journal;
 mod lease;
+mod limits;
 mod listener;
 mod mailbox;
 mod marks;

@@ -38,6 +38,7 @@ pub(crate) struct Metrics {
     pub(crate) doubts: Count,
     pub(crate) connections: Count,
     pub(crate) connections_refused: Count,
+    pub(crate) accept_errors: Count,
     pub(crate) vendor_connections_opened: Count,
     pub(crate) vendor_connections_reused: Count,
     pub(crate) turns_waited: Count,
@@ -97,9 +98,12 @@ pub(crate) fn counters(shards: &[std::sync::Arc<Metrics>]) -> Vec<Counter> {
         plain(
             "agent_connections_refused_total",
             "counter",
-            "Connections over proxy.connections_max.",
+            "Connections over a limit: in all, or of one address.",
             |of| &of.connections_refused,
         ),
+        plain("accept_errors_total", "counter", "Accepts that failed, as without a free descriptor.", |of| {
+            &of.accept_errors
+        }),
         plain("vendor_connections_opened_total", "counter", "Connections opened to vendors.", |of| {
             &of.vendor_connections_opened
         }),

@@ -1,5 +1,7 @@
 //! The keys a shard knows.
 
+mod places;
+
 use std::collections::BTreeMap;
 use std::hash::{BuildHasherDefault, Hasher};
 use std::iter;
@@ -19,6 +21,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::account::Account;
 use crate::tokens::KeyRate;
+pub(crate) use places::KeyPlace;
 
 /// A key as stored: never its text, only the digest.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -57,6 +60,8 @@ pub(crate) struct KeyEntry {
     pub(crate) account: Arc<Account>,
     /// Its pace, and that of the keys above it.
     pub(crate) rate: Arc<KeyRate>,
+    /// Requests under it, and under the keys below it, that run now.
+    running: AtomicU64,
     /// When it was revoked, in microseconds; 0 is not.
     revoked_at: AtomicU64,
     /// What it has in doubt, in micro-USD; part of what is held.
@@ -87,6 +92,7 @@ impl KeyEntry {
             changes: AtomicU64::new(0),
             account: Arc::new(Account::new(record.id, opening, record.policy.limits(), above)),
             rate: Arc::new(KeyRate::new(record.policy.restrictions.rate_limit_rps, rate_above)),
+            running: AtomicU64::new(0),
             revoked_at: AtomicU64::new(record.revoked_at.map_or(0, |at| at.0)),
             revoke_is_durable: AtomicBool::new(record.revoked_at.is_some()),
             in_doubt: AtomicU64::new(in_doubt.as_u64()),

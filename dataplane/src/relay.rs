@@ -61,6 +61,8 @@ pub(crate) async fn keys(shard: &Rc<Shard>, agent: &mut Downstream) -> After {
 }
 
 async fn ask(shard: &Rc<Shard>, agent: &mut Downstream) -> Result<Reply, Deny> {
+    // Nobody has shown a token yet: more at once would take the descriptors of all others.
+    let _place = shard.limits.relay().ok_or(Deny::AdminUnavailable)?;
     let current = shard.current();
     let read = agent.read_body(current.proxy(), BODY_BYTES_MAX).await;
     read.map_err(|fault| downstream::body_refusal(&fault))?;
@@ -83,7 +85,10 @@ async fn ask(shard: &Rc<Shard>, agent: &mut Downstream) -> Result<Reply, Deny> {
     let (written, _) = connection.transport.write_all(output).await;
     written.map_err(|_| Deny::AdminUnavailable)?;
     let mut reply = Reply::receive(connection).await.map_err(|_| Deny::AdminUnavailable)?;
-    reply.read_up_to(REPLY_BYTES_MAX).await.map_err(|_| Deny::AdminUnavailable)?;
+    reply
+        .read_up_to(REPLY_BYTES_MAX, &mut shard.limits.reply_memory())
+        .await
+        .map_err(|_| Deny::AdminUnavailable)?;
     if reply.is_complete() { Ok(reply) } else { Err(Deny::AdminUnavailable) }
 }
 

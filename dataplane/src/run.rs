@@ -19,7 +19,7 @@ use keybrake_proto::config::{Config, Money};
 use signal_hook::consts::SIGCONT;
 
 use self::doors::open_doors;
-use self::machine::{harden, raise_descriptor_limit, random, signals, start_reloads};
+use self::machine::{prepare, random, say_what_is_short, signals, start_reloads};
 use crate::clock::Clock;
 use crate::control::{self, Asked, Control, Front, Reloads};
 use crate::hand_over::{self, Old};
@@ -86,8 +86,7 @@ struct Running {
 impl Running {
     fn start(config: Config, source: Source, begin: Begin) -> anyhow::Result<Running> {
         let started = Instant::now();
-        harden();
-        raise_descriptor_limit();
+        let limits = prepare(&config);
         let (signals, hang_ups) = signals().context("signals cannot be handled")?;
         let config = Arc::new(config);
         let kernel = choose_kernel(&config)?;
@@ -108,7 +107,7 @@ impl Running {
         // The thread is waited for by `flush_and_stop`, which also reports.
         let (storage, _thread) = storage::start(state.store, state.books, Arc::clone(&progress))?;
         let starting = Starting(Some(storage.clone()));
-        let settings = Settings::new(Config::clone(&config), state.vendors, state.book, workers);
+        let settings = Settings::new(Config::clone(&config), state.vendors, state.book);
         let settings = Arc::new(settings);
         let common = Arc::new(Common {
             settings: Arc::clone(&settings),
@@ -116,6 +115,7 @@ impl Running {
             resolver: Resolver::start().context("the resolver thread does not start")?,
             clock: Arc::clone(&clock),
             lease: lease.clone(),
+            limits: Arc::clone(&limits),
             memory: state.memory,
             objects: state.objects,
             requests: Arc::clone(&state.requests),
@@ -134,6 +134,7 @@ impl Running {
             settings: ArcSwap::new(settings),
             requests: state.requests,
             reloads: Reloads::new(source, state.others),
+            limits,
             proxy_listen: proxy_listen.to_string(),
             kernel,
             started,
@@ -340,6 +341,7 @@ fn say_that_it_runs(
     control: &Control,
     predecessor: Option<Predecessor>,
 ) -> anyhow::Result<()> {
+    say_what_is_short(config, &control.limits);
     let (address, scheme, kernel) = (&control.proxy_listen, config.proxy.scheme(), control.kernel.as_str());
     let workers = match control.shards.len() {
         1 => "1 worker".to_owned(),

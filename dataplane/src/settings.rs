@@ -20,21 +20,12 @@ pub(crate) struct Settings {
     pub(crate) vendors: Vec<Arc<Vendor>>,
     /// What currencies and units are worth.
     pub(crate) book: Arc<PriceBook>,
-    /// The most connections of agents, for each worker.
-    pub(crate) connections_max: u64,
 }
 
 impl Settings {
-    /// Settings for so many workers.
-    pub(crate) fn new(
-        config: Config,
-        vendors: Vec<Arc<Vendor>>,
-        book: Arc<PriceBook>,
-        workers: usize,
-    ) -> Settings {
-        let connections_max = config.proxy.connections_max.div_ceil(workers.max(1));
-        let connections_max = u64::try_from(connections_max).unwrap_or(u64::MAX);
-        Settings { config, vendors, book, connections_max }
+    /// Made from `config`.
+    pub(crate) fn new(config: Config, vendors: Vec<Arc<Vendor>>, book: Arc<PriceBook>) -> Settings {
+        Settings { config, vendors, book }
     }
 }
 

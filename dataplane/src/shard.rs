@@ -1,8 +1,12 @@
 //! The state one worker owns. Other threads reach it through its mailbox only.
 
+mod message;
+
+pub(crate) use message::{Ack, Message, PassedOn};
+
 use std::cell::{Cell, RefCell};
 use std::io;
-use std::net::{SocketAddr, TcpListener};
+use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -10,7 +14,6 @@ use std::time::{Duration, Instant};
 use crossbeam_channel::Sender;
 use futures_channel::oneshot;
 use keybrake_proto::handover::Parting;
-use keybrake_proto::journal::IntentId;
 use keybrake_proto::key::KeyId;
 use keybrake_proto::time::{Day, UnixMicros};
 
@@ -18,9 +21,10 @@ use crate::clock::{self, Clock};
 use crate::deadline::{Deadlines, TICK, TICKS_PER_SECOND};
 use crate::heir::{Heir, Inherited, Left};
 use crate::idempotency::Memory;
-use crate::in_flight::{AtVendor, InFlight, InForce, KeySet};
-use crate::journal::{self, Journal};
+use crate::in_flight::{AtVendor, InFlight, InForce};
+use crate::journal::Journal;
 use crate::lease::{self, Lease};
+use crate::limits::Limits;
 use crate::mailbox::Mailbox;
 use crate::metrics::Metrics;
 use crate::objects::Objects;
@@ -28,7 +32,7 @@ use crate::pacing::{Pacer, Turn};
 use crate::pool::{Pool, VendorConnection};
 use crate::registry::{KeyEntry, Registry};
 use crate::requests::{Requests, Tally};
-use crate::resolve::{ResolveError, ResolverHandle};
+use crate::resolve::ResolverHandle;
 use crate::rt::{self, Listener};
 use crate::seal::KeyDigester;
 use crate::settings::{Current, Settings};
@@ -36,51 +40,6 @@ use crate::tls::AgentTls;
 
 /// How long after a hand-over a connection may bring a request, to be told to come again.
 const IDLE_TICKS: u64 = TICKS_PER_SECOND;
-
-/// What another thread asks of a shard.
-pub(crate) enum Message {
-    /// Know a new key.
-    Add { entry: Arc<KeyEntry>, ack: Ack },
-    /// The accounts of these keys were closed: say so when none of their requests can still reach the
-    /// vendor, or is past recall there.
-    Revoked { keys: KeySet, at_vendor: AtVendor, ack: Ack },
-    /// The policy of these keys, or of one above them, has changed: say so when no request of theirs that was
-    /// decided before can still reach the vendor.
-    Changed { keys: KeySet, ack: Ack },
-    /// A vendor has another credential: say so when nothing is sent with the one before.
-    Rotated { ack: Ack },
-    /// The configuration was read again: it holds for requests from now on.
-    Reloaded { settings: Arc<Settings>, ack: Ack },
-    /// The resolver's answer for an exchange of this shard.
-    Resolved { answer: Result<Vec<SocketAddr>, ResolveError>, waiting: oneshot::Sender<Resolved> },
-    /// The pacer's answer for an exchange of this shard.
-    Turn { turn: Turn, waiting: oneshot::Sender<Turn> },
-    /// The committer's news.
-    Journal(journal::Event),
-    /// Admit nothing for now, and say so when nothing can reach a vendor any more that has not: another process
-    /// wants to take over.
-    Pause(Ack),
-    /// It does not: go on.
-    Resume,
-    /// It does: finish what runs, and tell it how that ends.
-    PassOn { successor: Sender<Vec<u8>>, ack: Sender<PassedOn> },
-    /// What the process before has said of its exchanges.
-    Parting(Vec<u8>),
-    /// The process before is gone.
-    Forsaken,
-    /// Admit nothing new, finish what runs.
-    Drain,
-    /// Time is over: cut what still runs.
-    Cut,
-}
-
-/// What a shard leaves to the process that takes over.
-pub(crate) struct PassedOn {
-    /// Exchanges that have not ended.
-    pub(crate) running: Vec<IntentId>,
-    /// Its listening sockets.
-    pub(crate) listeners: Vec<TcpListener>,
-}
 
 /// Whether a shard takes requests, and what becomes of its connections.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -106,21 +65,6 @@ pub(crate) enum NotConnected {
     Draining,
 }
 
-type Resolved = Result<Vec<SocketAddr>, ResolveError>;
-
-/// "In force on this shard", with the shard's number.
-pub(crate) struct Ack {
-    pub(crate) shard: usize,
-    pub(crate) to: Sender<(usize, InForce)>,
-}
-
-impl Ack {
-    fn send(self, in_force: InForce) {
-        // The control thread may have stopped waiting; it has then answered "pending".
-        self.to.try_send((self.shard, in_force)).ok();
-    }
-}
-
 /// What every shard is made from.
 pub(crate) struct Common {
     pub(crate) settings: Arc<Settings>,
@@ -128,6 +72,7 @@ pub(crate) struct Common {
     pub(crate) resolver: ResolverHandle,
     pub(crate) clock: Arc<Clock>,
     pub(crate) lease: Lease,
+    pub(crate) limits: Arc<Limits>,
     pub(crate) memory: Arc<Memory>,
     pub(crate) requests: Arc<Requests>,
     pub(crate) objects: Arc<Objects>,
@@ -146,6 +91,7 @@ pub(crate) struct Shard {
     pub(crate) deadlines: Rc<Deadlines>,
     pub(crate) journal: Rc<Journal>,
     pub(crate) metrics: Arc<Metrics>,
+    pub(crate) limits: Arc<Limits>,
     pub(crate) digester: KeyDigester,
     pub(crate) clock: Arc<Clock>,
     /// What repeats of a request find.
@@ -201,6 +147,7 @@ impl Shard {
             deadlines,
             journal,
             metrics,
+            limits: Arc::clone(&common.limits),
             digester: common.digester.clone(),
             clock: Arc::clone(&common.clock),
             memory: Arc::clone(&common.memory),
@@ -282,11 +229,6 @@ impl Shard {
         Rc::clone(&self.current.borrow())
     }
 
-    /// The most connections of agents.
-    pub(crate) fn connections_max(&self) -> u64 {
-        self.current.borrow().settings.connections_max
-    }
-
     /// Whether the shard may wait; `false` while messages are there.
     pub(crate) fn may_sleep(&self) -> bool {
         self.mailbox.fall_asleep()
@@ -342,6 +284,7 @@ impl Shard {
         self.deadlines.tick();
         self.in_flight.tick();
         self.journal.tick();
+        self.limits.tick();
         if self.stage.get() == Stage::HandedOver {
             self.handed_over.set(self.handed_over.get().saturating_add(1));
             if self.closes_idle() {

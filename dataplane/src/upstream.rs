@@ -15,6 +15,7 @@ use zeroize::Zeroize as _;
 
 use crate::hold::Hold;
 use crate::in_flight::Ticket;
+use crate::limits::Memory;
 use crate::pool::{Credential, Pool, VendorConnection};
 use crate::registry::Epoch;
 use crate::shard::{NotConnected, Shard};
@@ -356,9 +357,16 @@ impl Reply {
         self.searched = self.searched.saturating_sub(bytes);
     }
 
-    /// Reads until the body is complete or more than `limit` bytes of it are there.
-    pub(crate) async fn read_up_to(&mut self, limit: usize) -> Result<(), Fault> {
+    /// Reads until the body is complete, or more than `limit` bytes of it are there, or `memory` has no room for more
+    /// (rule G3).
+    pub(crate) async fn read_up_to(&mut self, limit: usize, memory: &mut Memory) -> Result<(), Fault> {
         while !self.is_complete() && self.body.len() <= limit {
+            // It is there twice: as it was read, and as it is passed on.
+            let is_first = self.body.len() < READ_BYTES;
+            let next = self.body.len().saturating_add(BULK_READ_BYTES);
+            if !is_first && !memory.cover(next.saturating_mul(2)) {
+                return Ok(());
+            }
             self.read_more().await?;
         }
         Ok(())

@@ -4,12 +4,14 @@
 //! possible; whether its addresses are free and its directories writable shows when they are used.
 
 mod check;
+mod limits;
 mod operation;
 mod overrides;
 mod reload;
 mod requests;
 mod tls;
 
+pub use limits::{Figures, Limits, Network, source};
 pub use operation::{BodyForm, Cost, Operation};
 pub use reload::{Class, FIELDS, Field, Reload, VENDOR_FIELDS};
 pub use requests::Requests;
@@ -30,6 +32,9 @@ pub struct Config {
     /// Towards agents.
     #[serde(default)]
     pub proxy: Proxy,
+    /// What agents may use up.
+    #[serde(default)]
+    pub limits: Limits,
     /// Towards operators.
     #[serde(default)]
     pub admin: Admin,
@@ -73,6 +78,12 @@ pub struct Proxy {
     pub body_timeout_s: u64,
     /// The longest an agent may take to read a reply, in seconds.
     pub write_timeout_s: u64,
+    /// How long a body or a reply may be slower than the rates below, in seconds.
+    pub rate_grace_s: u64,
+    /// The least rate at which a request's body arrives, in bytes per second (rule G1).
+    pub body_bytes_per_s_min: u64,
+    /// The least rate at which an agent reads a reply, in bytes per second.
+    pub write_bytes_per_s_min: u64,
     /// How long an idle connection is kept, in seconds.
     pub idle_timeout_s: u64,
     /// How long running exchanges may take to finish when the process stops, in seconds.
@@ -93,6 +104,9 @@ impl Default for Proxy {
             head_timeout_s: 10,
             body_timeout_s: 30,
             write_timeout_s: 30,
+            rate_grace_s: 10,
+            body_bytes_per_s_min: 500,
+            write_bytes_per_s_min: 4096,
             idle_timeout_s: 60,
             drain_timeout_s: 30,
             tls: None,

@@ -3,6 +3,7 @@
 //! The body is one JSON object that all six official SDKs read right, as measured with each. Nothing an
 //! agent sent is echoed (rule S4).
 
+mod overload;
 mod restriction;
 
 use std::borrow::Cow;
@@ -16,6 +17,7 @@ use crate::key::KeyId;
 use crate::ledger::chain::{Limit, Over, Refusal};
 use crate::money::Micros;
 use crate::time::{Day, UnixMicros};
+pub use overload::Overload;
 pub use restriction::Restriction;
 
 /// Why a request was not forwarded, or its reply not delivered. Status and `code` are public API:
@@ -87,6 +89,8 @@ pub enum Deny {
     AuditUnavailable,
     /// The system clock was stepped, so that it is not known which day money counts on (rule M10).
     Clock(Objection),
+    /// Too much is asked at once.
+    Overload(Overload),
     /// The process is stopping.
     Draining,
     /// The vendor could not be reached: nothing was sent.
@@ -125,6 +129,9 @@ pub enum ObjectFault {
     Unread,
 }
 
+/// Codes of a 429 that time alone ends soon.
+const RATES: [&str; 4] = ["rate_limited", "vendor_quota", "too_many_requests_at_once", "too_many_wrong_keys"];
+
 /// A refusal as it goes out.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Denial {
@@ -162,6 +169,7 @@ impl Deny {
                 403
             }
             Deny::Restriction(restriction) => restriction.status(),
+            Deny::Overload(overload) => overload.status(),
             Deny::NotFound | Deny::Object(ObjectFault::NotFound) => 404,
             Deny::OverCap { .. }
             | Deny::OverTotal { .. }
@@ -195,6 +203,7 @@ impl Deny {
             Deny::Object(ObjectFault::NotFound) => "object_not_found",
             Deny::Object(ObjectFault::Unread) => "look_up_failed",
             Deny::Restriction(restriction) => restriction.code(),
+            Deny::Overload(overload) => overload.code(),
             Deny::OverCap { .. } => "daily_cap_exceeded",
             Deny::OverTotal { .. } => "total_cap_exceeded",
             Deny::OverRequests { .. } => "request_budget_exceeded",
@@ -223,6 +232,7 @@ impl Deny {
             Deny::Clock(objection) => Some(objection.retry_after_s()),
             Deny::Restriction(restriction) => restriction.retry_after_s(),
             Deny::AuditUnavailable
+            | Deny::Overload(_)
             | Deny::Draining
             | Deny::AdminUnavailable
             | Deny::ControlUnavailable
@@ -288,6 +298,7 @@ impl fmt::Display for Explained<'_> {
             Deny::Currency(no_rate) => explain_currency(*no_rate, f),
             Deny::Object(fault) => f.write_str(explain_object(*fault)),
             Deny::Restriction(restriction) => restriction.fmt(f),
+            Deny::Overload(overload) => overload.fmt(f),
             Deny::OverCap { quote, left, cap, day, above } => write!(
                 f,
                 "keybrake: daily cap{} reached: this call may cost ${quote}, ${left} of ${cap} is left today. The cap \
@@ -392,7 +403,7 @@ impl Denial {
         let name = match self.status {
             401 => "invalid_api_key",
             403 => "restricted_api_key",
-            429 if matches!(self.code, "rate_limited" | "vendor_quota") => "rate_limit_exceeded",
+            429 if RATES.contains(&self.code) => "rate_limit_exceeded",
             429 => "daily_quota_exceeded",
             400..=428 => "validation_error",
             _ => "application_error",

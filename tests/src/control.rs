@@ -64,6 +64,25 @@ impl Control {
         counters.iter().filter(|counter| counter.name == name).map(|counter| counter.value).sum()
     }
 
+    /// One of the dataplane's numbers with one label's value.
+    ///
+    /// # Panics
+    /// When there is none.
+    #[must_use]
+    pub fn labeled(&self, name: &str, label: &str) -> u64 {
+        let counters = self.status().counters;
+        let is_it =
+            |label_of: &Option<(String, String)>| label_of.as_ref().is_some_and(|(_, value)| value == label);
+        let found = counters.iter().find(|counter| counter.name == name && is_it(&counter.label));
+        found.unwrap_or_else(|| panic!("no {name} of {label}")).value
+    }
+
+    /// What a limit refused so far.
+    #[must_use]
+    pub fn refusals(&self, limit: &str) -> u64 {
+        self.labeled("keybrake_limit_refusals_total", limit)
+    }
+
     /// Issues a key.
     ///
     /// # Panics

@@ -1,13 +1,14 @@
 //! A plain HTTP/1.1 client that shows every byte it is given.
 
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
-use std::net::{Shutdown, SocketAddr, TcpStream};
+use std::net::{Ipv4Addr, Shutdown, SocketAddr, TcpStream};
 use std::sync::Arc;
 use std::time::Duration;
 
 use rustls::pki_types::ServerName;
 use rustls::{ClientConfig, ClientConnection, StreamOwned};
 use serde_json::Value;
+use socket2::{Domain, Protocol, Socket, Type};
 
 /// How long a peer may be silent.
 const SILENCE_MAX: Duration = Duration::from_secs(30);
@@ -127,6 +128,16 @@ impl Client {
     pub(crate) fn open(address: SocketAddr, silence_max: Duration) -> std::io::Result<Client> {
         let stream = TcpStream::connect_timeout(&address, silence_max)?;
         Client::prepared(stream, silence_max)
+    }
+
+    /// Connects from another address of this machine, such as 127.0.0.9.
+    ///
+    /// # Panics
+    /// When nothing accepts, or the address is not one of this machine's.
+    #[must_use]
+    pub fn connect_from(source: Ipv4Addr, address: SocketAddr) -> Client {
+        let stream = connect_from(source, address);
+        Client::of(stream.unwrap_or_else(|error| panic!("{source} to {address}: {error}")))
     }
 
     fn of(stream: TcpStream) -> Client {
@@ -291,6 +302,17 @@ impl Client {
             }
         }
     }
+}
+
+/// A connection from one of this machine's addresses.
+///
+/// # Errors
+/// When nothing accepts, or no port or descriptor is free.
+pub(crate) fn connect_from(source: Ipv4Addr, address: SocketAddr) -> std::io::Result<TcpStream> {
+    let socket = Socket::new(Domain::IPV4, Type::STREAM, Some(Protocol::TCP))?;
+    socket.bind(&SocketAddr::from((source, 0)).into())?;
+    socket.connect(&address.into())?;
+    Ok(socket.into())
 }
 
 /// One request on a connection of its own.

@@ -21,8 +21,8 @@ mod http;
 mod keybrake;
 mod port;
 mod process;
-mod recorder;
 pub mod project;
+mod recorder;
 mod relay;
 mod scan;
 mod sdk;
@@ -48,4 +48,4 @@ pub use vendor::{Seen, Vendor, paid, whole};
 pub use wait::{eventually, now_micros, within};
 
 #[cfg(target_os = "linux")]
-pub use process::{FrozenThread, kill_9, resident_bytes};
+pub use process::{FrozenThread, kill_9, limit_descriptors, resident_bytes};

@@ -316,6 +316,37 @@ pub(crate) fn accepts(address: std::net::SocketAddr) -> bool {
     TcpStream::connect_timeout(&address, Duration::from_secs(1)).is_ok()
 }
 
+/// How many files this process may open, raised as far as the kernel allows.
+#[cfg(target_os = "linux")]
+pub(crate) fn may_open() -> u64 {
+    let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
+    // SAFETY: the pointer is to a live `rlimit`, which the kernel fills in.
+    let got = unsafe { libc::getrlimit(libc::RLIMIT_NOFILE, &raw mut limit) };
+    assert_eq!(got, 0, "{}", std::io::Error::last_os_error());
+    let raised = libc::rlimit { rlim_cur: limit.rlim_max, ..limit };
+    // SAFETY: the pointer is to a live `rlimit`. A refusal leaves the limit as it was.
+    let set = unsafe { libc::setrlimit(libc::RLIMIT_NOFILE, &raw const raised) };
+    if set == 0 { limit.rlim_max } else { limit.rlim_cur }
+}
+
+/// The most files that a running process may open from now on; what is open stays open. Answers the limit before.
+///
+/// # Panics
+/// When the kernel does not allow that.
+#[cfg(target_os = "linux")]
+#[must_use]
+pub fn limit_descriptors(pid: u32, most: u64) -> u64 {
+    let mut before = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
+    let pid = libc::pid_t::try_from(pid).unwrap();
+    // SAFETY: the pointer is to a live `rlimit`, which the kernel fills in.
+    let got = unsafe { libc::prlimit(pid, libc::RLIMIT_NOFILE, std::ptr::null(), &raw mut before) };
+    let limit = libc::rlimit { rlim_cur: most, rlim_max: before.rlim_max };
+    // SAFETY: the pointer is to a live `rlimit`.
+    let set = unsafe { libc::prlimit(pid, libc::RLIMIT_NOFILE, &raw const limit, std::ptr::null_mut()) };
+    assert_eq!((got, set), (0, 0), "{}", std::io::Error::last_os_error());
+    before.rlim_cur
+}
+
 /// The memory a process holds, from `/proc`.
 ///
 /// # Panics

@@ -12,6 +12,7 @@ mod clock;
 mod cost;
 mod damage;
 mod disk;
+mod exhaust;
 mod judge;
 mod kill;
 mod lanes;
@@ -55,6 +56,8 @@ pub enum Part {
     Damage,
     /// A vendor that cuts and says too much, under agents who know their own replies.
     Swap,
+    /// Slow, idle and keyless agents by the thousand.
+    Exhaust,
     /// What the journal costs; nothing is broken.
     Cost,
 }
@@ -87,6 +90,7 @@ impl Part {
         Part::Clock,
         Part::Damage,
         Part::Swap,
+        Part::Exhaust,
         Part::Cost,
     ];
 
@@ -104,6 +108,7 @@ impl Part {
             Part::Clock => "clock",
             Part::Damage => "damage",
             Part::Swap => "swap",
+            Part::Exhaust => "exhaust",
             Part::Cost => "cost",
         }
     }
@@ -122,6 +127,7 @@ impl Part {
             Part::Damage => (1500, 60),
             // Of ten thousand calls each.
             Part::Swap => (100, 5),
+            Part::Exhaust => (5, 5),
             Part::Cost => (9, 9),
         }
     }
@@ -141,6 +147,7 @@ impl Part {
                 swap::play(plan, random, report);
                 Ok(())
             }
+            Part::Exhaust => exhaust::play(plan, random, report),
             Part::Cost => cost::play(plan, random, report),
         }
     }

@@ -33,8 +33,8 @@ const LAYERS: [&[&str]; 21] = [
     &["downstream", "registry"],
     &["transport", "in_flight", "account", "idempotency", "objects"],
     &["tls", "pacing"],
-    &["resolve", "deadline", "metrics", "lease", "tokens", "requests"],
-    &["rt", "mailbox"],
+    &["resolve", "deadline", "metrics", "lease", "tokens", "requests", "limits"],
+    &["rt", "mailbox", "alarm", "fault"],
     &["seal", "clock"],
     &["marks", "progress", "descriptors", "source"],
 ];

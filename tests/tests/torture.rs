@@ -86,6 +86,11 @@ fn i7_no_answer_is_swapped_and_no_post_arrives_twice() {
 }
 
 #[test]
+fn g1_g2_g5_i11_honest_agents_are_served_beside_a_crowd_and_all_of_it_returns() {
+    short_round(Part::Exhaust);
+}
+
+#[test]
 fn the_journals_cost_can_be_measured() {
     short_round(Part::Cost);
 }

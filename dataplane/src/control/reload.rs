@@ -119,6 +119,7 @@ impl Control {
         for (vendor, credential) in credentials {
             vendor.set_credential(credential);
         }
+        self.limits.renew(&settings.config);
         let acks = self.post_all(|ack| Message::Reloaded { settings: Arc::clone(&settings), ack });
         let late_workers = self.gather(&acks, after(Instant::now(), WAIT)).late;
         self.settings.store(settings);
@@ -158,7 +159,11 @@ impl Control {
                 vendors.extend(self.add_vendor(added).map_err(|error| in_file(format!("{error:#}")))?);
             }
         }
-        let settings = Settings::new(reload.config.clone(), vendors, Arc::new(book), self.shards.len());
+        // Last: it is in force at once.
+        if let Some(tls) = &self.agent_tls {
+            tls.reload().map_err(|error| in_file(format!("proxy.tls: {error}")))?;
+        }
+        let settings = Settings::new(reload.config.clone(), vendors, Arc::new(book));
         Ok(Renewed { settings: Arc::new(settings), reload, credentials })
     }
 

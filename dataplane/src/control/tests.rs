@@ -73,7 +73,7 @@ fn settings() -> Settings {
     let text = "[[vendor]]\nname = \"stripe\"\nbase_url = \"https://api.stripe.com\"\n";
     let config = Config::parse(text, std::iter::empty()).unwrap();
     let book = PriceBook::load(&config.prices, |path| fs::read_to_string(path)).unwrap();
-    Settings::new(config, Vec::new(), Arc::new(book), 1)
+    Settings::new(config, Vec::new(), Arc::new(book))
 }
 
 fn control(directory: &Directory, shards: usize, keys: &[Arc<KeyEntry>]) -> Control {
@@ -88,6 +88,7 @@ fn control(directory: &Directory, shards: usize, keys: &[Arc<KeyEntry>]) -> Cont
         clock: Arc::new(Clock::open(&directory.0, Day::default()).unwrap()),
         digester: master.digester(),
         master,
+        limits: crate::limits::Limits::of_tests(),
         lease: Lease::new(),
         settings: ArcSwap::from_pointee(settings()),
         requests: Arc::new(Requests::new(OfMonth::default())),

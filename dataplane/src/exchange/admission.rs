@@ -25,6 +25,7 @@ use super::look_up::Ground;
 use super::row::Trace;
 use crate::downstream::Downstream;
 use crate::hold::Hold;
+use crate::journal::ROW_BYTES;
 use crate::pool::{Credential, Pool};
 use crate::registry::{Epoch, KeyEntry, KeyRecord};
 use crate::settings::Current;
@@ -287,12 +288,13 @@ pub(super) fn admit(
     hold.count(&shard.tally).map_err(|used_up| used_up.refusal(now))?;
     trace.held = hold.quote();
     let keys = entry.account.keys();
-    let intent = shard.journal.intent(keys, hold.day(), trace.held, hold.shared(), &trace.intent(agent));
+    let row = trace.intent(agent).encode(Vec::with_capacity(ROW_BYTES));
+    let intent = shard.journal.intent(keys, hold.day(), trace.held, hold.shared(), &row);
     let Ok(intent) = intent else {
         hold.release(today);
         return Err(Deny::AuditUnavailable);
     };
-    hold.recorded(intent);
+    hold.recorded(intent, row);
     trace.intent = Some(intent);
     let ticket = shard.in_flight.board(entry.id, intent);
     Ok(Admitted { permit, hold, ticket, epoch: target.epoch })

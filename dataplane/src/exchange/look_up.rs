@@ -146,7 +146,10 @@ async fn look_up(
         Err(fault) => Err(fault),
     };
     let replied = match replied {
-        Ok(mut reply) => reply.read_up_to(PRICED_REPLY_BYTES_MAX).await.map(|()| reply),
+        Ok(mut reply) => {
+            let mut memory = shard.limits.reply_memory();
+            reply.read_up_to(PRICED_REPLY_BYTES_MAX, &mut memory).await.map(|()| reply)
+        }
         Err(fault) => Err(fault),
     };
     let Admitted { hold, ticket, .. } = admitted;
@@ -156,7 +159,8 @@ async fn look_up(
     let status = replied.as_ref().map_or(0, Reply::status);
     shard.metrics.look_ups.add(1);
     let row = row.ended(status, began);
-    shard.journal.outcome(Some(intent), journal::End::Booked, ended.bookings, Some(ended.fate), &row);
+    let bookings = ended.recorded();
+    shard.journal.outcome(Some(intent), journal::End::Booked, bookings, Some(ended.fate), &row);
     let reply = replied.map_err(|fault| refusal(shard, target, &fault))?;
     let found = judge(acting, &reply);
     reply.finish(target.pool());
@@ -183,12 +187,13 @@ fn admit(
     let hold = Hold::reserve(entry, &shard.journal, shard.today(), Micros::ZERO);
     let mut hold = hold.map_err(|refusal| Deny::by_ledger(refusal, entry.id, Micros::ZERO))?;
     let keys = entry.account.keys();
-    let intent = shard.journal.intent(keys, hold.day(), Micros::ZERO, None, &row.begun());
+    let begun = row.begun().encode(Vec::new());
+    let intent = shard.journal.intent(keys, hold.day(), Micros::ZERO, None, &begun);
     let Ok(intent) = intent else {
         hold.release(shard.today());
         return Err(Deny::AuditUnavailable);
     };
-    hold.recorded(intent);
+    hold.recorded(intent, begun);
     let ticket = shard.in_flight.board(entry.id, intent);
     Ok((Admitted { permit: permit.for_look_up(), hold, ticket, epoch: target.epoch() }, intent))
 }

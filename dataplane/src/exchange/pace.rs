@@ -1,24 +1,13 @@
-//! How fast a request may come: the rate of its key, and a turn within the vendor's quota.
+//! A turn within the vendor's quota.
 
 use std::rc::Rc;
 use std::time::Instant;
 
 use keybrake_proto::deny::{Deny, Restriction};
-use keybrake_proto::policy::retry_after_s;
 
 use super::admission::Target;
-use super::row::Trace;
 use crate::pacing::{self, Taken, Turn};
 use crate::shard::Shard;
-use crate::tokens::TooFast;
-
-/// Takes a token of the key's rate, and of the rates above it.
-pub(super) fn keep_rate(target: &Target, trace: &Trace) -> Result<(), Deny> {
-    target.entry().rate.take(trace.began()).map_err(|TooFast { rate, wait }| {
-        let wait_ns = u64::try_from(wait.as_nanos()).unwrap_or(u64::MAX);
-        Deny::Restriction(Restriction::Rate { rate, retry_after_s: retry_after_s(wait_ns) })
-    })
-}
 
 /// Waits for a turn within the vendor's quota, where it has one and `kept` is none: a request that is decided anew has
 /// sent nothing with the turn that it waited for, and takes no other one.

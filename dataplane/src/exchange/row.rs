@@ -241,7 +241,7 @@ impl Trace {
         };
         count.add(1);
         let end = ending.ended.as_ref().map_or(End::Booked, |ended| ended.end);
-        let bookings = ending.ended.as_ref().map_or_else(Vec::new, |ended| ended.bookings.clone());
+        let bookings = ending.ended.as_ref().map_or_else(Vec::new, Ended::recorded);
         let fate = ending.ended.as_ref().map(|ended| ended.fate);
         shard.journal.outcome(self.intent, end, bookings, fate, &row);
     }

@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Instant;
 
 use crossbeam_channel::unbounded;
-use keybrake_proto::audit::Outcome;
+use keybrake_proto::audit::{AuditRow, Outcome};
 use keybrake_proto::http1::Method;
 use keybrake_proto::journal::End;
 use keybrake_proto::journal::segment::{self, Tail};
@@ -162,7 +162,7 @@ impl Bench {
 
     fn intent(&self) -> Result<IntentId, NoRoom> {
         let key = KeyId::from_bytes(b"0123456789abcdef").unwrap();
-        self.journal.intent(vec![key], Day::new(1), Micros::new(5).unwrap(), None, &row())
+        self.journal.intent(vec![key], Day::new(1), Micros::new(5).unwrap(), None, &row().encode(Vec::new()))
     }
 
     fn denial(&self) {

@@ -11,6 +11,10 @@ use crate::take_over::Predecessor;
 /// Connections the kernel holds for a listener before it is accepted.
 const BACKLOG: i32 = 4096;
 
+/// How long an agent may leave sent bytes unread once keybrake has given them to the kernel, also after the connection
+/// was closed here: they are memory too (rule G1). Inherited by each connection that is accepted (tcp(7)).
+const UNREAD_MAX: Duration = Duration::from_secs(60);
+
 /// A process that was killed keeps its port until the kernel has taken its io_uring apart: 4 to 12 ms
 /// measured. One that restarts at once waits for that.
 const PORT_WAIT: Duration = Duration::from_secs(1);
@@ -61,6 +65,7 @@ fn bind(address: SocketAddr, workers: usize) -> io::Result<Vec<TcpListener>> {
 
 fn listen(address: SocketAddr) -> io::Result<TcpListener> {
     let socket = socket(address, true)?;
+    socket.set_tcp_user_timeout(Some(UNREAD_MAX))?;
     socket.listen(BACKLOG)?;
     Ok(socket.into())
 }
@@ -71,4 +76,21 @@ fn socket(address: SocketAddr, shared: bool) -> io::Result<Socket> {
     socket.set_reuse_port(shared)?;
     socket.bind(&address.into())?;
     Ok(socket)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::TcpStream;
+
+    use socket2::SockRef;
+
+    use super::*;
+
+    #[test]
+    fn g1_what_an_agent_leaves_unread_in_the_kernel_has_a_deadline() {
+        let listener = listen(SocketAddr::from(([127, 0, 0, 1], 0))).unwrap();
+        let _agent = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        let (accepted, _) = listener.accept().unwrap();
+        assert_eq!(SockRef::from(&accepted).tcp_user_timeout().unwrap(), Some(UNREAD_MAX));
+    }
 }

@@ -6,11 +6,13 @@ use std::sync::Arc;
 
 use anyhow::anyhow;
 use crossbeam_channel::{Receiver, Sender, bounded};
+use keybrake_proto::config::Config;
 use ring::rand::{SecureRandom as _, SystemRandom};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 
 use crate::control::Control;
+use crate::limits::Limits;
 
 /// Signals as channels, so that they can be waited for beside other things: those that end the process, and SIGHUPs
 /// that ask for the configuration to be read again.
@@ -48,8 +50,15 @@ pub(super) fn start_reloads(control: &Arc<Control>, hang_ups: Receiver<i32>) -> 
     Ok(())
 }
 
+/// Before anything else: what must not leak does not, and as many files may be open as the system allows. Answers what
+/// agents may use up.
+pub(super) fn prepare(config: &Config) -> Arc<Limits> {
+    harden();
+    Limits::new(config, raise_descriptor_limit())
+}
+
 /// No core dump and no debugger of the same user sees the credential (rule S1).
-pub(super) fn harden() {
+fn harden() {
     let none = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
     // SAFETY: the pointer is to a live `rlimit`. A refusal leaves the limit as it was.
     let _ = unsafe { libc::setrlimit(libc::RLIMIT_CORE, &raw const none) };
@@ -58,13 +67,28 @@ pub(super) fn harden() {
 }
 
 /// As many descriptors as the system allows: one for each agent and each vendor connection.
-pub(super) fn raise_descriptor_limit() {
+/// Answers how many these are.
+fn raise_descriptor_limit() -> u64 {
     let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
     // SAFETY: the pointer is to a live `rlimit`, which `getrlimit` fills in.
-    if unsafe { libc::getrlimit(libc::RLIMIT_NOFILE, &raw mut limit) } == 0 {
-        limit.rlim_cur = limit.rlim_max;
-        // SAFETY: the pointer is to a live `rlimit`. A refusal leaves the limit as it was.
-        let _ = unsafe { libc::setrlimit(libc::RLIMIT_NOFILE, &raw const limit) };
+    if unsafe { libc::getrlimit(libc::RLIMIT_NOFILE, &raw mut limit) } != 0 {
+        return u64::MAX;
+    }
+    let before = limit.rlim_cur;
+    limit.rlim_cur = limit.rlim_max;
+    // SAFETY: the pointer is to a live `rlimit`. A refusal leaves the limit as it was.
+    let is_raised = unsafe { libc::setrlimit(libc::RLIMIT_NOFILE, &raw const limit) } == 0;
+    if is_raised { limit.rlim_cur } else { before }
+}
+
+/// Says where agents get fewer connections than configured.
+pub(super) fn say_what_is_short(config: &Config, limits: &Limits) {
+    let (most, wanted) = (limits.figures().connections_max, config.proxy.connections_max);
+    if most < u64::try_from(wanted).unwrap_or(u64::MAX) {
+        eprintln!(
+            "keybrake-dataplane: agents get {most} connections of proxy.connections_max = {wanted}: the process may open \
+             too few files for more; raise its limit (LimitNOFILE, ulimit -n)"
+        );
     }
 }
 

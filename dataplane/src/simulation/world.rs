@@ -113,7 +113,7 @@ impl World {
         if let Some(day) = held {
             call.day = day.as_u32();
             let unknown = row(&id, Outcome::Unknown, quote);
-            match journal.intent(account.keys(), day, micros(quote), None, &unknown) {
+            match journal.intent(account.keys(), day, micros(quote), None, &unknown.encode(Vec::new())) {
                 Ok(intent) => {
                     let shard_number = u16::try_from(shard).unwrap();
                     assert_eq!(intent, IntentId::new(shard_number, call.intent), "sequences have no gaps");

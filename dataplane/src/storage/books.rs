@@ -199,10 +199,41 @@ impl Books {
         &self.doubts
     }
 
-    /// The doubts that are held since `before` or longer.
-    pub(super) fn expired(&self, before: UnixMicros) -> Vec<IntentId> {
-        let held = |doubt: &Doubt| doubt.booked.is_none() && doubt.since <= before;
-        self.doubts.iter().filter(|(_, doubt)| held(doubt)).map(|(id, _)| *id).collect()
+    /// The doubts that are held since `before` or longer, and the oldest beyond `held_max` (rule N5): they too are
+    /// booked at their quote. At most `most` of them, the oldest, in the order of their ids.
+    pub(super) fn expired(&self, before: UnixMicros, held_max: usize, most: usize) -> Vec<IntentId> {
+        let held = self.doubts.iter().filter(|(_, doubt)| doubt.booked.is_none());
+        let mut held: Vec<(UnixMicros, IntentId)> = held.map(|(id, doubt)| (doubt.since, *id)).collect();
+        held.sort_unstable();
+        let too_many = held.len().saturating_sub(held_max);
+        let is_over = |(at, (since, _)): &(usize, (UnixMicros, IntentId))| *at < too_many || *since <= before;
+        let over = held.into_iter().enumerate().take_while(is_over).take(most);
+        let mut over: Vec<IntentId> = over.map(|(_, (_, id))| id).collect();
+        over.sort_unstable();
+        over
+    }
+
+    /// The oldest doubts that were booked, beyond `booked_max`: nobody has resolved them, and they leave the list. What
+    /// was booked for them stays booked.
+    pub(super) fn forgotten(&self, booked_max: usize, most: usize) -> Vec<IntentId> {
+        let booked = self.doubts.iter().filter(|(_, doubt)| doubt.booked.is_some());
+        let mut booked: Vec<(UnixMicros, IntentId)> = booked.map(|(id, doubt)| (doubt.since, *id)).collect();
+        let too_many = booked.len().saturating_sub(booked_max).min(most);
+        booked.sort_unstable();
+        booked.into_iter().take(too_many).map(|(_, id)| id).collect()
+    }
+
+    /// Takes doubts that were booked off the list.
+    pub(super) fn forget_booked(&mut self, ids: &[IntentId]) -> Batch {
+        let mut batch = Batch::default();
+        for id in ids {
+            let Some(doubt) = self.doubts.remove(id) else { continue };
+            batch.delete(Family::Doubts, &encode_intent(*id));
+            if let Some(share) = doubt.share {
+                self.doubted.remove(&share.reservation);
+            }
+        }
+        batch
     }
 
     /// What every key that ever spent has spent, and what it has in doubt.

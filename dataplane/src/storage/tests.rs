@@ -1,4 +1,5 @@
 mod disk;
+mod doubts;
 mod shared;
 mod thread;
 
@@ -304,9 +305,9 @@ fn q1_a_doubt_is_held_until_it_is_booked_and_voided_only_while_its_day_lasts() {
     resolve(&mut books, voided, Verdict::Void, 5).unwrap();
     assert_eq!(opening(&store, 1), (20, 5));
     assert_eq!(resolve(&mut books, voided, Verdict::Void, 5), Err(NoDoubt));
-    assert_eq!(books.expired(NOW), vec![expired]);
+    assert_eq!(books.expired(NOW, 100, 100), vec![expired]);
     resolve(&mut books, expired, Verdict::Expired, 5).unwrap();
-    assert_eq!((opening(&store, 1), books.expired(NOW).len()), ((25, 0), 0));
+    assert_eq!((opening(&store, 1), books.expired(NOW, 100, 100).len()), ((25, 0), 0));
     // An operator may still void it: in the window only while its day lasts.
     let mut tomorrow = store.books().unwrap();
     let late = outcome(Some((1, 6, 1)), b"row");

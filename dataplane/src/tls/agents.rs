@@ -77,7 +77,6 @@ impl AgentTls {
 
     /// Reads the files again, now: connections that come from here on are shown what they hold, others live on.
     /// After an error everything is as before.
-    #[allow(dead_code, reason = "for a reload of the configuration")]
     pub(crate) fn reload(&self) -> Result<(), TlsError> {
         let mut watched = self.watched.lock().unwrap_or_else(PoisonError::into_inner);
         let look = Look::at(&watched.files);

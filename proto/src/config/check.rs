@@ -2,7 +2,7 @@
 
 use std::net::IpAddr;
 
-use super::{Config, ConfigError, Origin, Vendor, operation, requests, tls};
+use super::{Config, ConfigError, Origin, Vendor, limits, operation, requests, tls};
 use crate::catalog::Catalog;
 use crate::policy::{DEPTH_MAX, KEYS_BELOW_MAX, Rate};
 
@@ -40,6 +40,7 @@ pub(super) fn check(config: &Config) -> Result<(), ConfigError> {
     ] {
         in_range(key, value, 1, 3600, "seconds")?;
     }
+    limits::check(config)?;
     if proxy.listen == config.admin.listen && proxy.listen.port() != 0 {
         return refuse("admin.listen", "must differ from proxy.listen".to_owned());
     }

@@ -43,11 +43,22 @@ pub const FIELDS: &[Field<Config>] = &[
     field!(Restart "proxy.driver" proxy.driver),
     field!(Live "proxy.connections_max" proxy.connections_max),
     field!(Live "proxy.body_bytes_max" proxy.body_bytes_max),
+    field!(Live "proxy.body_bytes_per_s_min" proxy.body_bytes_per_s_min),
+    field!(Live "proxy.write_bytes_per_s_min" proxy.write_bytes_per_s_min),
     field!(Live "proxy.head_timeout_s" proxy.head_timeout_s),
     field!(Live "proxy.body_timeout_s" proxy.body_timeout_s),
     field!(Live "proxy.write_timeout_s" proxy.write_timeout_s),
     field!(Live "proxy.idle_timeout_s" proxy.idle_timeout_s),
     field!(Live "proxy.drain_timeout_s" proxy.drain_timeout_s),
+    // The files' contents are read again.
+    field!(Restart "proxy.tls" proxy.tls),
+    field!(Live "limits.connections_per_address_max" limits.connections_per_address_max),
+    field!(Live "limits.requests_per_key_max" limits.requests_per_key_max),
+    field!(Live "limits.body_memory_bytes_max" limits.body_memory_bytes_max),
+    // What each address has used is counted by them.
+    field!(Restart "limits.wrong_keys_per_s" limits.wrong_keys_per_s),
+    field!(Restart "limits.wrong_keys_burst" limits.wrong_keys_burst),
+    field!(Live "limits.trusted_addresses" limits.trusted_addresses),
     field!(Restart "admin.listen" admin.listen),
     // Files that are open.
     field!(Restart "data.dir" data.dir),
@@ -66,6 +77,7 @@ pub const FIELDS: &[Field<Config>] = &[
     field!(Live "issue.life_max" issue.life_max_s),
     field!(Live "issue.vendors" issue.vendors),
     field!(Live "issue.depth_max" issue.depth_max),
+    field!(Live "issue.keys_below_max" issue.keys_below_max),
 ];
 
 /// Every field of a `[[vendor]]` but its name.

@@ -36,6 +36,11 @@ fn unknown_keys_and_impossible_values_are_named() {
     refused("[proxy]\nworkers = 1000", &["proxy.workers", "at most 256"]);
     refused("[proxy]\nworkers = -1", &["workers", "line 2"]);
     refused("[proxy]\nidle_timeout_s = 0", &["proxy.idle_timeout_s", "between 1 and 3600"]);
+    refused("[proxy]\nbody_bytes_per_s_min = 0", &["proxy.body_bytes_per_s_min", "between 1 and"]);
+    refused("[limits]\nrequests_per_key_max = 0", &["limits.requests_per_key_max", "between 1 and"]);
+    refused("[limits]\nwrong_keys_per_s = 0", &["limits.wrong_keys_per_s", "between 1 and 100000"]);
+    refused("[limits]\nbody_memory_bytes_max = 4194303", &["limits.body_memory_bytes_max", "4194304 bytes"]);
+    refused("[limits]\ntrusted_addresses = [\"10.0.0.0/33\"]", &["10.0.0.0/33", "10.1.2.3"]);
     refused("[admin]\nlisten = \"127.0.0.1:8080\"", &["admin.listen", "differ"]);
     refused("[data]\ndir = \"\"", &["data.dir"]);
     refused("[durability]\nmoney = \"maybe\"", &["maybe", "fsync"]);
@@ -137,4 +142,27 @@ fn the_environment_overrides_the_file() {
     assert_eq!(config.data.dir, PathBuf::from("/tmp/kb"));
     assert!(parse(VENDOR, &[("KEYBRAKE_PROXY__LISTN", "x")]).unwrap_err().contains("listn"));
     assert!(parse(VENDOR, &[("KEYBRAKE_VENDOR__NAME", "x")]).unwrap_err().contains("use the file"));
+}
+
+#[test]
+fn g2_what_limits_leaves_out_is_a_share_of_all_connections() {
+    let figures = |text: &str, descriptors| {
+        Figures::of(&parse(&format!("{text}\n{VENDOR}"), &[]).unwrap(), descriptors)
+    };
+    let by_default = figures("", 1 << 20);
+    let Figures { connections_max, connections_per_address_max, requests_per_key_max, .. } = by_default;
+    assert_eq!((connections_max, connections_per_address_max, requests_per_key_max), (20_000, 10_000, 5000));
+    let few = figures("", 1024);
+    assert_eq!(
+        (few.connections_max, few.connections_per_address_max, few.requests_per_key_max),
+        (768, 384, 192)
+    );
+    let counts = |figures: &Figures, address: &str| figures.counts(address.parse().unwrap());
+    for (address, counted) in
+        [("127.0.0.9", false), ("::ffff:127.0.0.9", false), ("::1", false), ("10.0.0.1", true)]
+    {
+        assert_eq!(counts(&by_default, address), counted, "{address}");
+    }
+    let all = figures("[limits]\ntrusted_addresses = []\nconnections_per_address_max = 3", 1 << 20);
+    assert!(counts(&all, "127.0.0.1") && all.connections_per_address_max == 3);
 }

@@ -21,6 +21,9 @@ const NANOS_PER_SECOND: u64 = 1_000_000_000;
 pub struct Rate(u32);
 
 impl Rate {
+    /// One request per second.
+    pub const ONE: Rate = Rate(MILLI);
+
     /// A whole number of requests per second; `None` where it is out of range.
     pub fn per_second(requests: u32) -> Option<Rate> {
         let fits = (1..=PER_SECOND_MAX).contains(&requests);

@@ -5,7 +5,8 @@ use std::process::ExitCode;
 
 use keybrake_tests::torture::{NotRun, Part, Size, run};
 
-const USAGE: &str = "usage: keybrake-torture [PART=kill|ack|power|disk|net|revoke|restart|clock|damage|swap|cost] [SEED=n] [ROUNDS=n]";
+const USAGE: &str = "usage: keybrake-torture \
+    [PART=kill|ack|power|disk|net|revoke|restart|clock|damage|swap|exhaust|cost] [SEED=n] [ROUNDS=n]";
 
 /// Something is not as it should be, or was not run.
 const EXIT_VIOLATED: u8 = 1;

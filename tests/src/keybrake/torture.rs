@@ -72,7 +72,8 @@ impl Setup {
     }
 
     /// With a further line behind `data.dir`; a line `[section]` begins another section.
-    pub(crate) fn config_line(mut self, line: &str) -> Setup {
+    #[must_use]
+    pub fn config_line(mut self, line: &str) -> Setup {
         self.torture.config = format!("{}{line}\n", self.torture.config);
         self
     }
@@ -84,9 +85,23 @@ impl Setup {
     }
 
     /// With a variable in the dataplane's environment.
-    pub(crate) fn dataplane_env(mut self, name: &str, value: impl Into<OsString>) -> Setup {
+    #[must_use]
+    pub fn dataplane_env(mut self, name: &str, value: impl Into<OsString>) -> Setup {
         self.torture.environment.push((name.to_owned(), value.into()));
         self
+    }
+
+    /// With the binaries of the release build, where there is one.
+    pub(crate) fn release_if_built(self) -> Setup {
+        let debug = binary("keybrake-dataplane");
+        let release =
+            debug.parent().and_then(Path::parent).map(|target| target.join("release/keybrake-dataplane"));
+        if release.is_some_and(|path| path.exists()) { self.release() } else { self }
+    }
+
+    /// Which build it is.
+    pub(crate) fn build(&self) -> &'static str {
+        if self.torture.is_release { "release" } else { "debug" }
     }
 
     /// With the binaries of the release build.
