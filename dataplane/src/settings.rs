@@ -31,10 +31,10 @@ impl Settings {
         vendors: Vec<Arc<Vendor>>,
         book: Arc<PriceBook>,
         workers: usize,
-    ) -> Settings {
+    ) -> Arc<Settings> {
         let connections_max = config.proxy.connections_max.div_ceil(workers.max(1));
         let connections_max = u64::try_from(connections_max).unwrap_or(u64::MAX);
-        Settings { config, vendors, book, connections_max }
+        Arc::new(Settings { config, vendors, book, connections_max })
     }
 }
 

@@ -159,7 +159,7 @@ impl Control {
             }
         }
         let settings = Settings::new(reload.config.clone(), vendors, Arc::new(book), self.shards.len());
-        Ok(Renewed { settings: Arc::new(settings), reload, credentials })
+        Ok(Renewed { settings, reload, credentials })
     }
 
     /// A vendor that was not there before, with the credentials that the store has, or its first one.
