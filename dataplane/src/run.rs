@@ -108,7 +108,6 @@ impl Running {
         let (storage, _thread) = storage::start(state.store, state.books, Arc::clone(&progress))?;
         let starting = Starting(Some(storage.clone()));
         let settings = Settings::new(Config::clone(&config), state.vendors, state.book);
-        let settings = Arc::new(settings);
         let common = Arc::new(Common {
             settings: Arc::clone(&settings),
             digester: state.master.digester(),
@@ -153,8 +152,7 @@ impl Running {
         let places = places(kernel, doors, mailboxes, journals, &state.inherited);
         let ended = start_workers(places, &common, &state.keys, &mut control)?;
         let control = Arc::new(control);
-        let front = start_control(control_listener, &control)?;
-        start_reloads(&control, hang_ups)?;
+        let front = start_control(control_listener, &control, hang_ups)?;
         say_that_it_runs(&config, &control, predecessor)?;
         starting.succeeded();
         let marks = state.marks;
@@ -483,9 +481,14 @@ fn start_clock(config: &Config, keys: &[Arc<KeyEntry>]) -> anyhow::Result<Arc<Cl
     Ok(clock)
 }
 
-/// The threads that carry out orders, and book doubts when their hour is over.
-fn start_control(listener: UnixListener, control: &Arc<Control>) -> anyhow::Result<Front> {
+/// The threads that carry out orders, book doubts when their hour is over, and read the configuration again.
+fn start_control(
+    listener: UnixListener,
+    control: &Arc<Control>,
+    hang_ups: Receiver<i32>,
+) -> anyhow::Result<Front> {
     let front = control::start(listener, Arc::clone(control)).context("the control thread does not start")?;
     control::start_doubts(Arc::clone(control)).context("the doubts thread does not start")?;
+    start_reloads(control, hang_ups)?;
     Ok(front)
 }

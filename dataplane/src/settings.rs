@@ -24,8 +24,8 @@ pub(crate) struct Settings {
 
 impl Settings {
     /// Made from `config`.
-    pub(crate) fn new(config: Config, vendors: Vec<Arc<Vendor>>, book: Arc<PriceBook>) -> Settings {
-        Settings { config, vendors, book }
+    pub(crate) fn new(config: Config, vendors: Vec<Arc<Vendor>>, book: Arc<PriceBook>) -> Arc<Settings> {
+        Arc::new(Settings { config, vendors, book })
     }
 }
 

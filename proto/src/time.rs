@@ -281,8 +281,7 @@ mod tests {
         }
     }
 
-    proptest::proptest! {
-        #[test]
+    #[test]
     fn a_month_ends_where_the_next_one_begins() {
         for (day, month, end) in [
             ("1970-01-01", "1970-01", "1970-02-01T00:00:00Z"),
@@ -297,7 +296,8 @@ mod tests {
         assert_eq!(Month::new(u32::MAX), Day::MAX.month());
     }
 
-    #[test]
+    proptest::proptest! {
+        #[test]
         fn every_second_reads_back(seconds in 0..4_000_000_000u64) {
             let instant = UnixMicros::from_seconds(seconds);
             proptest::prop_assert_eq!(UnixMicros::parse_rfc3339(&instant.to_string()), Some(instant));

@@ -164,7 +164,7 @@ impl Control {
             tls.reload().map_err(|error| in_file(format!("proxy.tls: {error}")))?;
         }
         let settings = Settings::new(reload.config.clone(), vendors, Arc::new(book));
-        Ok(Renewed { settings: Arc::new(settings), reload, credentials })
+        Ok(Renewed { settings, reload, credentials })
     }
 
     /// A vendor that was not there before, with the credentials that the store has, or its first one.

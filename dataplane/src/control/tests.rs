@@ -69,7 +69,7 @@ fn entry(number: u8, parent: Option<&Arc<KeyEntry>>) -> Arc<KeyEntry> {
     Arc::new(KeyEntry::new(record, Opening::new(Day::new(1)), Micros::ZERO, parent.map(Arc::clone)))
 }
 
-fn settings() -> Settings {
+fn settings() -> Arc<Settings> {
     let text = "[[vendor]]\nname = \"stripe\"\nbase_url = \"https://api.stripe.com\"\n";
     let config = Config::parse(text, std::iter::empty()).unwrap();
     let book = PriceBook::load(&config.prices, |path| fs::read_to_string(path)).unwrap();
@@ -90,7 +90,7 @@ fn control(directory: &Directory, shards: usize, keys: &[Arc<KeyEntry>]) -> Cont
         master,
         limits: crate::limits::Limits::of_tests(),
         lease: Lease::new(),
-        settings: ArcSwap::from_pointee(settings()),
+        settings: ArcSwap::new(settings()),
         requests: Arc::new(Requests::new(OfMonth::default())),
         reloads: Reloads::new(
             Source { path: directory.0.join("keybrake.toml"), driver: None },

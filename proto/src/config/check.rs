@@ -73,15 +73,7 @@ pub(super) fn check(config: &Config) -> Result<(), ConfigError> {
     if config.vendors.is_empty() {
         return refuse("vendor", "name at least one vendor in a [[vendor]] section".to_owned());
     }
-    if let Some(most) = config.requests.monthly_max {
-        in_range(
-            "requests.monthly_max",
-            most,
-            1,
-            requests::MONTHLY_MAX_MAX,
-            "requests; leave it out for no quota",
-        )?;
-    }
+    requests::check(&config.requests)?;
     issue(config)?;
     for (at, one) in config.vendors.iter().enumerate() {
         vendor(one, &format!("vendor[{at}]"))?;

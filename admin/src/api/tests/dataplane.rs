@@ -106,12 +106,7 @@ fn answer(request: Request, behavior: Behavior) -> Reply {
             field: Some("vendor".to_owned()),
             message: "is not configured; configured: stripe".to_owned(),
         }),
-        Request::Config | Request::ReloadConfig => Reply::Config(Box::new(ConfigView {
-            state: ConfigState::default(),
-            changed: vec!["proxy.idle_timeout_s".to_owned()],
-            late_workers: Vec::new(),
-            config: serde_json::json!({"proxy": {"workers": 2}}),
-        })),
+        Request::Config | Request::ReloadConfig => Reply::Config(Box::new(configuration())),
         Request::Vendors => Reply::Vendors(vec![VendorView {
             name: "stripe".to_owned(),
             base_url: "https://api.stripe.com".to_owned(),
@@ -163,6 +158,15 @@ fn answer(request: Request, behavior: Behavior) -> Reply {
                 message: "there is no such key".to_owned(),
             })
         }
+    }
+}
+
+fn configuration() -> ConfigView {
+    ConfigView {
+        state: ConfigState::default(),
+        changed: vec!["proxy.idle_timeout_s".to_owned()],
+        late_workers: Vec::new(),
+        config: serde_json::json!({"proxy": {"workers": 2}}),
     }
 }
 

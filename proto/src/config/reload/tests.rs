@@ -163,4 +163,6 @@ fn the_effective_configuration_reads_back() {
     ));
     let text = toml::to_string(&config).unwrap();
     assert_eq!(parse(&text), config, "{text}");
+    let json = serde_json::to_value(&config).unwrap();
+    assert_eq!(serde_json::from_value::<Config>(json.clone()).unwrap(), config, "{json}");
 }
