@@ -35,7 +35,7 @@ mod tests {
     use keybrake_proto::ledger::chain::Opening;
     use keybrake_proto::money::Micros;
     use keybrake_proto::policy::Policy;
-    use keybrake_proto::time::UnixMicros;
+    use keybrake_proto::time::{Day, UnixMicros};
 
     use super::*;
     use crate::registry::KeyRecord;
@@ -63,7 +63,7 @@ mod tests {
             version: 0,
             revoked_at: None,
         };
-        Arc::new(KeyEntry::new(record, Opening::default(), Micros::ZERO, parent.cloned()))
+        Arc::new(KeyEntry::new(record, Opening::new(Day::default()), Micros::ZERO, parent.cloned()))
     }
 
     #[test]
