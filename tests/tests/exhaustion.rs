@@ -267,7 +267,7 @@ fn g6_without_descriptors_it_does_not_spin_serves_who_is_there_and_recovers() {
     let has_noticed = |keybrake: &Keybrake| lines(keybrake, "descriptors") == 1;
     eventually("it to notice", || has_noticed(&keybrake).then_some(()));
     paid(200);
-    drop(limit_descriptors(pid, before));
+    assert_eq!(limit_descriptors(pid, before), 64);
     for client in &mut waiting {
         assert_eq!(client.reply().status, 200, "whoever waited is served");
     }
@@ -316,7 +316,8 @@ fn check_panic(place: &str, reply_bytes: usize, outcome: &str, committed: u64, h
     let doubts = doubts["doubts"].as_array().unwrap().len();
     assert_eq!(doubts, usize::from(held > 0), "{place}");
     assert_eq!(live(&mut Client::connect(keybrake.proxy())), 200);
-    assert_eq!((connections(&keybrake) <= 1, lines(&keybrake, "panic")), (true, 1));
+    eventually("its connection to be gone", || (connections(&keybrake) == 0).then_some(()));
+    eventually("the line", || (lines(&keybrake, "panic") == 1).then_some(()));
 }
 
 #[test]
@@ -329,5 +330,5 @@ fn g8_a_panic_ends_one_connection_and_its_hold_has_an_end_with_a_row() {
     check_panic("replied", 0, "unknown", 1000, 1000);
     // The account had it booked already: not in doubt, and not without a row.
     check_panic("ended", 0, "cut", 1000, 0);
-    check_panic("streams", 300_000, "cut", 1000, 0);
+    check_panic("streams", 2_000_000, "cut", 1000, 0);
 }
