@@ -79,7 +79,7 @@ enum Hopeless {
 /// Supervises both processes until SIGTERM, SIGINT or SIGHUP; at SIGUSR2 it restarts both.
 pub(crate) fn up(path: &Path, config: &Config) -> Result<ExitCode, Failure> {
     // Its environment holds the vendors' credentials.
-    rustix::process::set_dumpable_behavior(rustix::process::DumpableBehavior::NotDumpable).ok();
+    crate::api::no_core_dump();
     let own = std::env::current_exe()
         .map_err(|error| Failure::setup(format_args!("cannot find this program's own file: {error}")))?;
     let stop_within = Duration::from_secs(config.proxy.drain_timeout_s).saturating_add(GRACE);
@@ -108,11 +108,11 @@ fn dataplane(own: &Path, config: &Path, stop_within: Duration) -> Program {
     Program { name: DATAPLANE, command: Box::new(command), stop_within, restart }
 }
 
-/// The admin process, without the vendors' credentials (rule Q27).
+/// The admin process, without the vendors' credentials and without master keys (rule Q27).
 fn admin(own: PathBuf, path: &Path, config: &Config, stop_within: Duration) -> Program {
     let path = path.to_owned();
-    let secrets: Vec<String> =
-        config.vendors.iter().filter_map(|vendor| vendor.credential_env.clone()).collect();
+    let credentials = config.vendors.iter().filter_map(|vendor| vendor.credential_env.as_ref());
+    let secrets: Vec<String> = credentials.chain(config.data.master_key_variables()).cloned().collect();
     let command = move || {
         let mut command = Command::new(&own);
         command.arg("admin").arg("--config").arg(&path);

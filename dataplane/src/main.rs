@@ -21,6 +21,7 @@ mod control;
 mod deadline;
 mod descriptors;
 mod downstream;
+mod environment;
 mod exchange;
 mod hand_over;
 mod heir;
@@ -174,6 +175,7 @@ enum DriverArgument {
 }
 
 fn main() -> ExitCode {
+    run::harden();
     let arguments = Arguments::parse();
     let config = match read_config(&arguments.config) {
         Ok(mut config) => {
@@ -190,11 +192,20 @@ fn main() -> ExitCode {
             let confirmed = if yes { Confirmed::Yes } else { Confirmed::No };
             offline(check::accept(&config, confirmed))
         }
-        None => match run::run(config, begin) {
-            Ok(()) => ExitCode::SUCCESS,
-            Err(run::Failure::Start(error)) => fail(&format!("{error:#}"), EXIT_CANNOT_START),
-            Err(run::Failure::Running(error)) => fail(&format!("{error:#}"), 1),
-        },
+        None => serve(config, begin),
+    }
+}
+
+fn serve(config: Config, begin: run::Begin) -> ExitCode {
+    let credentials = config.vendors.iter().filter_map(|vendor| vendor.credential_env.as_ref());
+    let secrets: Vec<&String> = credentials.chain(config.data.master_key_variables()).collect();
+    if let Err(error) = environment::take(&secrets) {
+        eprintln!("keybrake-dataplane: secrets stay in the environment of this process: {error}");
+    }
+    match run::run(config, begin) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(run::Failure::Start(error)) => fail(&format!("{error:#}"), EXIT_CANNOT_START),
+        Err(run::Failure::Running(error)) => fail(&format!("{error:#}"), 1),
     }
 }
 

@@ -12,12 +12,14 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, anyhow};
+use arc_swap::ArcSwap;
 use crossbeam_channel::{Receiver, Sender, bounded, select};
 use keybrake_proto::config::{Config, Money};
 use signal_hook::consts::SIGCONT;
 
 use self::doors::open_doors;
-use self::machine::{harden, raise_descriptor_limit, random, signals};
+pub(crate) use self::machine::harden;
+use self::machine::{raise_descriptor_limit, random, signals};
 use crate::clock::Clock;
 use crate::control::{self, Asked, Control, Front};
 use crate::hand_over::{self, Old};
@@ -30,7 +32,8 @@ use crate::metrics::Metrics;
 use crate::progress::{self, AllProgress};
 use crate::registry::KeyEntry;
 use crate::resolve::Resolver;
-use crate::rt::Kernel;
+use crate::rt::{self, Kernel};
+use crate::seal::MasterKey;
 use crate::shard::{Common, Message};
 use crate::state;
 use crate::storage::{self, StorageHandle, Store};
@@ -79,7 +82,6 @@ struct Running {
 impl Running {
     fn start(config: Config, begin: Begin) -> anyhow::Result<Running> {
         let started = Instant::now();
-        harden();
         raise_descriptor_limit();
         let signals = signals().context("signals cannot be handled")?;
         let config = Arc::new(config);
@@ -120,7 +122,9 @@ impl Running {
             storage: storage.clone(),
             clock,
             digester: state.master.digester(),
-            master: state.master,
+            master: kept(state.master),
+            data: config.data.clone(),
+            rotates: Arc::default(),
             lease: lease.clone(),
             vendors: config.vendor_names(),
             upstreams: state.vendors,
@@ -295,6 +299,13 @@ fn start_workers(
         start_worker(place, common, keys, control, sender.clone())?;
     }
     Ok(ended)
+}
+
+/// The master key, where it is not swapped to disk.
+fn kept(master: MasterKey) -> Arc<ArcSwap<MasterKey>> {
+    let master = Arc::new(master);
+    rt::keep_in_memory(&*master);
+    Arc::new(ArcSwap::new(master))
 }
 
 fn worker_count(config: &Config) -> usize {

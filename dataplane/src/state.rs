@@ -1,5 +1,7 @@
 //! What is opened before anything runs: directory, store, journals, master key, credentials and keys.
 
+mod master_key;
+
 use std::collections::{HashMap, VecDeque};
 use std::fs::DirBuilder;
 use std::os::unix::fs::DirBuilderExt as _;
@@ -17,7 +19,9 @@ use keybrake_proto::ledger::chain;
 use keybrake_proto::policy::DEFAULT_ACCOUNT;
 use keybrake_proto::secret::Secret;
 
+use self::master_key::Found;
 use crate::clock;
+use crate::environment;
 use crate::heir::Inherited;
 use crate::idempotency::Memory;
 use crate::journal::Recovered;
@@ -26,7 +30,7 @@ use crate::objects::Objects;
 use crate::pool::{Credential, Vendor};
 use crate::recovery::{self, Opened};
 use crate::registry::{KeyEntry, KeyRecord};
-use crate::seal::{Made, MasterKey};
+use crate::seal::MasterKey;
 use crate::storage::{Books, Opening, Running, Store, StoredCredential};
 
 const FIRST_VERSION: u32 = 1;
@@ -54,8 +58,9 @@ pub(crate) fn rehearse(config: &Config) -> anyhow::Result<()> {
     PriceBook::load(&config.prices, |path| std::fs::read_to_string(path))?;
     let Ok(store) = Store::read(&config.data.store_dir()) else { return Ok(()) };
     let Ok(Some(check)) = store.master_check() else { return Ok(()) };
-    let master = MasterKey::load(&config.data.master_key_file())?;
-    master.check(&check)?;
+    let master = match master_key::find(config, &store, &check)? {
+        Found::Current(master) | Found::Next(master) | Found::Old(master) => master,
+    };
     for vendor in &config.vendors {
         let stored = store.credentials(&vendor.name)?;
         for (account, stored) in &stored {
@@ -79,7 +84,7 @@ pub(crate) fn open(config: &Config, runs: impl Fn(IntentId) -> bool) -> anyhow::
         format!("data.dir {} cannot be made; choose another or change its rights", dir.display())
     })?;
     let Opened { store, mut books, recovered, marks, boot } = recovery::open(config, runs)?;
-    let master = master_key(config, &store)?;
+    let master = master_key::open(config, &store)?;
     let mut vendors = Vec::new();
     for vendor in &config.vendors {
         vendors.extend(open_vendor(&store, &master, vendor)?);
@@ -104,26 +109,6 @@ pub(crate) fn open(config: &Config, runs: impl Fn(IntentId) -> bool) -> anyhow::
     })
 }
 
-fn master_key(config: &Config, store: &Store) -> anyhow::Result<MasterKey> {
-    let path = config.data.master_key_file();
-    let Some(check) = store.master_check()? else {
-        let (master, made) = MasterKey::load_or_create(&path)?;
-        store.put_master_check(&master.check_value())?;
-        if made == Made::New {
-            eprintln!(
-                "keybrake-dataplane: made the master key {}; keep a copy elsewhere, without it the stored \
-                 credentials and all vault keys are lost",
-                path.display()
-            );
-        }
-        return Ok(master);
-    };
-    // A store that was sealed with a master key is never given a new one.
-    let master = MasterKey::load(&path)?;
-    master.check(&check)?;
-    Ok(master)
-}
-
 /// A vendor at each of its hosts, the main one first.
 fn open_vendor(
     store: &Store,
@@ -131,8 +116,11 @@ fn open_vendor(
     vendor: &config::Vendor,
 ) -> anyhow::Result<Vec<Arc<Vendor>>> {
     let name = &vendor.name;
-    let given = given_credential(vendor)?;
     let catalog = Catalog::of_vendor(vendor)?;
+    if master.why_sealed().is_some() {
+        return hosts(vendor, catalog, Vec::new());
+    }
+    let given = given_credential(vendor)?;
     let credential = |account: &str, version, secret: &Secret| {
         let credential = Credential::new(vendor, &catalog.slot, (account, version), secret, None);
         credential.map_err(|problem| anyhow::anyhow!("vendor {name}: {problem}"))
@@ -164,13 +152,20 @@ fn open_vendor(
             None => eprintln!("keybrake-dataplane: {}", no_credential(vendor)),
         }
     }
-    let credentials =
-        credentials.into_iter().map(|one: Arc<Credential>| (one.account.clone(), one)).collect();
+    hosts(vendor, catalog, credentials)
+}
+
+fn hosts(
+    vendor: &config::Vendor,
+    catalog: &'static Catalog,
+    credentials: Vec<Arc<Credential>>,
+) -> anyhow::Result<Vec<Arc<Vendor>>> {
+    let credentials = credentials.into_iter().map(|one| (one.account.clone(), one)).collect();
     let credentials = Arc::new(ArcSwap::from_pointee(credentials));
     let labels = std::iter::once(None).chain(catalog.labels.iter().map(|label| Some(*label)));
     let host = |label| Vendor::new(vendor.clone(), catalog, label, Arc::clone(&credentials)).map(Arc::new);
     let hosts: Result<Vec<Arc<Vendor>>, String> = labels.map(host).collect();
-    hosts.map_err(|problem| anyhow::anyhow!("vendor {name}: {problem}"))
+    hosts.map_err(|problem| anyhow::anyhow!("vendor {}: {problem}", vendor.name))
 }
 
 fn no_credential(vendor: &config::Vendor) -> String {
@@ -189,15 +184,16 @@ fn no_credential(vendor: &config::Vendor) -> String {
 /// The credential of the environment or the file (rule Q27); `None` where neither is there.
 fn given_credential(vendor: &config::Vendor) -> anyhow::Result<Option<Secret>> {
     let name = &vendor.name;
-    let bytes = match (&vendor.credential_env, &vendor.credential_file) {
-        (Some(variable), _) => std::env::var_os(variable).map(std::ffi::OsString::into_encoded_bytes),
+    let secret = match (&vendor.credential_env, &vendor.credential_file) {
+        (Some(variable), _) => environment::secret(variable),
         (None, Some(path)) if path.exists() => Some(
             std::fs::read(path)
+                .map(Secret::new)
                 .with_context(|| format!("vendor {name}: credential_file {}", path.display()))?,
         ),
         (None, Some(_) | None) => None,
     };
-    let Some(secret) = bytes.map(Secret::new) else { return Ok(None) };
+    let Some(secret) = secret else { return Ok(None) };
     let trimmed = secret.expose().trim_ascii();
     if trimmed.is_empty() {
         return Ok(None);

@@ -11,6 +11,7 @@ mod format;
 mod handle;
 mod kept_objects;
 mod key_write;
+mod master;
 mod open;
 mod remembered;
 mod resolve;
@@ -25,6 +26,7 @@ pub(crate) use books::{Books, Doubt, Handed, Opening, Running};
 pub(crate) use error::StoreError;
 pub(crate) use format::{SCHEMA, StoredCredential};
 pub(crate) use handle::{StorageHandle, start};
+pub(crate) use master::Rewrapped;
 pub(crate) use resolve::{NoDoubt, Resolution, Resolved, Verdict};
 
 use std::collections::{BTreeMap, HashSet};
@@ -41,8 +43,6 @@ use self::books::Stored;
 use self::writer::{Sink, Wal};
 use crate::marks::{Last, Marks};
 use crate::registry::KeyRecord;
-
-const MASTER_CHECK: &[u8] = b"master_check";
 
 const STORE_ID: &[u8] = b"store_id";
 
@@ -227,19 +227,6 @@ impl Store {
     ) -> Result<(), StoreError> {
         let key = format::credential_key(vendor, account);
         self.put(Family::Credentials, &key, &format::encode_credential(credential))
-    }
-
-    /// What tells the master key the store was made with; `None` before the first start is done.
-    pub(crate) fn master_check(&self) -> Result<Option<[u8; 16]>, StoreError> {
-        let value = self.get(Family::Meta, MASTER_CHECK)?;
-        value
-            .map(|value| value.try_into().map_err(|_| StoreError::DamagedEntry(Family::Meta.name())))
-            .transpose()
-    }
-
-    /// Stores what [`Store::master_check`] reads; on disk when it returns.
-    pub(crate) fn put_master_check(&self, check: &[u8; 16]) -> Result<(), StoreError> {
-        self.put(Family::Meta, MASTER_CHECK, check)
     }
 
     /// The sequence of the next audit row; 1 in an empty store.

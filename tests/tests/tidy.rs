@@ -35,7 +35,7 @@ const LAYERS: [&[&str]; 21] = [
     &["resolve", "deadline", "metrics", "lease", "tokens"],
     &["rt", "mailbox"],
     &["seal", "clock"],
-    &["marks", "progress", "descriptors"],
+    &["marks", "progress", "descriptors", "environment"],
 ];
 
 fn root() -> PathBuf {

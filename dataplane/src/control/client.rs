@@ -96,6 +96,7 @@ fn ask(socket: &Path, revoke: &Revoke) -> Result<Box<Revoked>, Fault> {
         | Reply::Keys { .. }
         | Reply::Key(_)
         | Reply::Clock(_)
+        | Reply::MasterKeyRotated(_)
         | Reply::Doubts(_)
         | Reply::DoubtResolved(_) => {
             Err(Fault::Refused("the dataplane gave another answer; are both of one version?".to_owned()))

@@ -3,7 +3,9 @@
 use std::path::PathBuf;
 use std::sync::atomic::AtomicU32;
 
+use arc_swap::ArcSwap;
 use keybrake_proto::catalog::Catalog;
+use keybrake_proto::config::Data;
 use keybrake_proto::control::{Revoke, Revoked, Selector};
 use keybrake_proto::http1::Method;
 use keybrake_proto::key::{KeyDigest, KeyId};
@@ -76,7 +78,9 @@ fn control(directory: &Directory, shards: usize, keys: &[Arc<KeyEntry>]) -> Cont
         storage,
         clock: Arc::new(Clock::open(&directory.0, Day::default()).unwrap()),
         digester: master.digester(),
-        master,
+        master: Arc::new(ArcSwap::from_pointee(master)),
+        data: Data { dir: directory.0.clone(), ..Data::default() },
+        rotates: Arc::default(),
         lease: Lease::new(),
         vendors: Vec::new(),
         upstreams: Vec::new(),

@@ -66,6 +66,9 @@ impl Control {
             return refused(400, "invalid_field", Some("credential"), message);
         }
         let _one = self.changes.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Err(refusal) = self.seals() {
+            return refusal;
+        }
         let before = upstream.credential(account);
         match (&before, only) {
             (Some(_), Some(Only::New)) => {
@@ -89,7 +92,7 @@ impl Control {
             Ok(new) => new,
             Err(problem) => return refused(400, "invalid_field", Some("credential"), problem),
         };
-        let sealed = match self.master.seal(vendor, account, version, secret) {
+        let sealed = match self.master.load().seal(vendor, account, version, secret) {
             Ok(sealed) => sealed,
             Err(error) => return refused(503, "no_randomness", None, error.to_string()),
         };

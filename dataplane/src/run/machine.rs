@@ -21,7 +21,7 @@ pub(super) fn signals() -> io::Result<Receiver<i32>> {
 }
 
 /// No core dump and no debugger of the same user sees the credential (rule S1).
-pub(super) fn harden() {
+pub(crate) fn harden() {
     let none = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
     // SAFETY: the pointer is to a live `rlimit`. A refusal leaves the limit as it was.
     let _ = unsafe { libc::setrlimit(libc::RLIMIT_CORE, &raw const none) };
