@@ -62,6 +62,7 @@ pub(crate) enum Begin {
 
 /// Runs the dataplane until a signal, or until another one has taken over.
 pub(crate) fn run(config: Config, begin: Begin) -> Result<(), Failure> {
+    raise_descriptor_limit();
     let running = Running::start(config, begin).map_err(Failure::Start)?;
     running.wait().map_err(Failure::Running)
 }
@@ -82,7 +83,6 @@ struct Running {
 impl Running {
     fn start(config: Config, begin: Begin) -> anyhow::Result<Running> {
         let started = Instant::now();
-        raise_descriptor_limit();
         let signals = signals().context("signals cannot be handled")?;
         let config = Arc::new(config);
         let kernel = Kernel::choose(config.proxy.driver)

@@ -144,10 +144,10 @@ impl MasterKey {
     pub(crate) fn with_digest_key(mut self, sealed: &[u8]) -> Result<MasterKey, SealError> {
         let (vendor, account) = DIGEST_KEY_PLACE;
         let opened = self.open(vendor, account, 0, sealed);
-        let digest_key = opened.map_err(|error| match error {
-            SealError::Damaged { .. } => SealError::DigestKeyDamaged,
-            other => other,
-        })?;
+        if let Err(SealError::Damaged { .. }) = opened {
+            return Err(SealError::DigestKeyDamaged);
+        }
+        let digest_key = opened?;
         self.digester = KeyDigester::new(&digest_key);
         self.digest_key = digest_key;
         Ok(self)

@@ -202,7 +202,8 @@ fn p2_nothing_that_operators_can_ask_gives_a_secret_out() {
     let vendor = Vendor::start(paid);
     let keybrake = Setup::new(vendor.url()).with_admin().start();
     let another = "sk_test_TheSecondCredentialOfThisTest";
-    keybrake.operate("PUT /vendors/stripe/accounts/eu", Some(&json!({"credential": another}))).expect(201);
+    let set = keybrake.operate("PUT /vendors/stripe/accounts/eu", Some(&json!({"credential": another})));
+    assert_eq!(set.status, 201, "{}", set.text());
     let key = keybrake.issue_by_admin(&[CHARGE], &json!({}));
     assert_eq!(charge(&keybrake, &key).status, 200);
     let described = call(keybrake.admin_address(), "GET /openapi.json", b"").json();

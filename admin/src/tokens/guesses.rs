@@ -13,7 +13,7 @@ const FREE: f64 = 20.0;
 const DEBT_MAX: f64 = 80.0;
 
 /// What each further one waits longer than the one before.
-const STEP: Duration = Duration::from_millis(250);
+const STEP: Duration = Duration::from_millis(100);
 
 /// The longest wait.
 const WAIT_MAX: Duration = Duration::from_secs(2);

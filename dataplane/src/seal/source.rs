@@ -44,7 +44,7 @@ fn run(command: &[String], timeout: Duration) -> Result<MasterKey, SealError> {
         return Err(SealError::NotAKey("data.master_key_command".to_owned()));
     };
     let failed = |problem: String| SealError::Program { program: program.clone(), problem };
-    let until = Instant::now() + timeout;
+    let until = Instant::now().checked_add(timeout).unwrap_or_else(Instant::now);
     let child = Command::new(program).args(arguments).stdin(Stdio::null()).stdout(Stdio::piped()).spawn();
     let mut child = child.map_err(|error| failed(format!("it does not start: {error}")))?;
     let stdout = child.stdout.take();
