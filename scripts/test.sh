@@ -69,6 +69,10 @@ cargo test --locked --workspace --doc --quiet
 step 'unit tests'
 unit_tests
 
+# Every keybrake that a test starts is searched for secrets when it ends (tests/src/leaks.rs).
+searched=${CARGO_TARGET_DIR:-target}/debug/secrets-scan.tsv
+rm -f "$searched"
+
 step 'processes over io_uring'
 fault=$(io_uring_fault)
 if [ -z "$fault" ]; then
@@ -82,3 +86,12 @@ fi
 
 step 'processes over epoll'
 KEYBRAKE_TEST_DRIVER=epoll process_tests
+
+step 'secrets in all that was written'
+awk -F'\t' '
+    { files += $2; bytes += $3; secrets += $4; replies += $5; reply_bytes += $6; hits += $7 }
+    END {
+        printf "%d instances: %d files with %.0f MiB, %d replies with %.0f MiB, searched for %d secrets in each form: %d hits\n",
+            NR, files, bytes / 1048576, replies, reply_bytes / 1048576, secrets, hits
+        exit hits > 0 || NR == 0
+    }' "$searched"

@@ -12,18 +12,20 @@ mod doubts;
 mod error;
 mod health;
 mod keys;
+mod master_key;
 mod metrics;
 mod params;
 mod revoke;
+mod tokens;
 mod vendors;
 
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
 use axum::Router;
-use axum::extract::{DefaultBodyLimit, Request, State};
-use axum::http::HeaderValue;
+use axum::extract::{ConnectInfo, DefaultBodyLimit, Request, State};
 use axum::http::header::{CACHE_CONTROL, CONTENT_SECURITY_POLICY, X_CONTENT_TYPE_OPTIONS};
+use axum::http::{HeaderValue, Method, StatusCode};
 use axum::middleware::{self, Next};
 use axum::response::Response;
 use axum::routing::{MethodRouter, get, patch, post, put};
@@ -33,13 +35,15 @@ use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::Semaphore;
 
-use self::connection::Bounded;
+use self::connection::{Bounded, Peer};
 use self::error::ApiError;
 use self::metrics::Metrics;
 use crate::control::Control;
 use crate::failure::Failure;
 use crate::history::History;
-use crate::token::{self, AdminToken, Source, TOKEN_ENV};
+use crate::scope::Scope;
+use crate::token::{self, Source, TOKEN_ENV};
+use crate::tokens::{Guesses, Tokens};
 
 /// The longest request body, in bytes.
 pub(crate) const BODY_BYTES_MAX: usize = 256 * 1024;
@@ -58,11 +62,12 @@ const OPENAPI: &str = include_str!("openapi.json");
 enum Access {
     /// Everybody: it tells nothing worth keeping.
     Open,
-    /// Whoever holds the admin token.
-    Operator,
+    /// Whoever holds an admin token with one of these scopes.
+    Token(&'static [Scope]),
     /// Whoever holds a vault key, about that key. The route itself looks the key up.
     KeyHolder,
-    /// An operator; or whoever holds the vault key that the body names as parent. The route itself judges that.
+    /// Whoever holds an admin token with [`Scope::Issue`]; or the vault key that the body names as parent. The route
+    /// itself judges that.
     Issuer,
 }
 
@@ -75,6 +80,18 @@ struct Route {
     endpoint: MethodRouter<Arc<Api>>,
 }
 
+/// Of routes that read keys.
+const READ_KEYS: Access = Access::Token(&[Scope::ReadAudit, Scope::Issue]);
+
+/// Of routes that read how things are.
+const READ_STATE: Access = Access::Token(&[Scope::ReadAudit, Scope::Operate]);
+
+const ISSUE: Access = Access::Token(&[Scope::Issue]);
+const REVOKE: Access = Access::Token(&[Scope::Revoke]);
+const OPERATE: Access = Access::Token(&[Scope::Operate]);
+const SECRETS_WRITE: Access = Access::Token(&[Scope::SecretsWrite]);
+const ADMIN: Access = Access::Token(&[Scope::Admin]);
+
 fn routes() -> Vec<Route> {
     let get_route = |access, path, endpoint| Route { access, method: "get", path, endpoint };
     let post_route = |access, path, endpoint| Route { access, method: "post", path, endpoint };
@@ -85,25 +102,30 @@ fn routes() -> Vec<Route> {
         get_route(Access::Open, "/readyz", get(health::readyz)),
         get_route(Access::Open, "/metrics", get(health::metrics)),
         get_route(Access::Open, "/openapi.json", get(health::openapi)),
-        get_route(Access::Operator, "/healthz", get(health::healthz)),
-        get_route(Access::Operator, "/config", get(config::show)),
-        post_route(Access::Operator, "/config/reload", post(config::reload)),
-        get_route(Access::Operator, "/clock", get(clock::show)),
-        post_route(Access::Operator, "/clock/confirm", post(clock::confirm)),
-        get_route(Access::Operator, "/doubts", get(doubts::list)),
-        post_route(Access::Operator, "/doubts/{id}/settle", post(doubts::settle)),
-        post_route(Access::Operator, "/doubts/{id}/void", post(doubts::void)),
+        get_route(READ_STATE, "/healthz", get(health::healthz)),
+        get_route(READ_STATE, "/config", get(config::show)),
+        post_route(OPERATE, "/config/reload", post(config::reload)),
+        get_route(READ_STATE, "/clock", get(clock::show)),
+        post_route(OPERATE, "/clock/confirm", post(clock::confirm)),
+        get_route(READ_STATE, "/doubts", get(doubts::list)),
+        post_route(OPERATE, "/doubts/{id}/settle", post(doubts::settle)),
+        post_route(OPERATE, "/doubts/{id}/void", post(doubts::void)),
         post_route(Access::Issuer, "/vault/keys", post(keys::issue)),
         post_route(Access::Issuer, "/vault_keys", post(keys::issue)),
-        get_route(Access::Operator, "/vault/keys", get(keys::list)),
+        get_route(READ_KEYS, "/vault/keys", get(keys::list)),
         get_route(Access::KeyHolder, "/vault/keys/self", get(keys::own)),
-        get_route(Access::Operator, "/vault/keys/{id}", get(keys::show)),
-        patch_route(Access::Operator, "/vault/keys/{id}", patch(keys::change)),
-        post_route(Access::Operator, "/vault/keys/{id}/revoke", post(revoke::one)),
-        post_route(Access::Operator, "/vault/revoke", post(revoke::many)),
-        get_route(Access::Operator, "/vendors", get(vendors::list)),
-        put_route(Access::Operator, "/vendors/{vendor}/accounts/{account}", put(vendors::set)),
-        get_route(Access::Operator, "/audit", get(audit::list)),
+        get_route(READ_KEYS, "/vault/keys/{id}", get(keys::show)),
+        patch_route(ISSUE, "/vault/keys/{id}", patch(keys::change)),
+        post_route(REVOKE, "/vault/keys/{id}/revoke", post(revoke::one)),
+        post_route(REVOKE, "/vault/revoke", post(revoke::many)),
+        get_route(Access::Token(&[Scope::ReadAudit, Scope::SecretsWrite]), "/vendors", get(vendors::list)),
+        put_route(SECRETS_WRITE, "/vendors/{vendor}/accounts/{account}", put(vendors::set)),
+        get_route(Access::Token(&[Scope::ReadAudit]), "/audit", get(audit::list)),
+        post_route(SECRETS_WRITE, "/master-key/rotate", post(master_key::rotate)),
+        get_route(ADMIN, "/tokens", get(tokens::list)),
+        post_route(ADMIN, "/tokens", post(tokens::create)),
+        post_route(ADMIN, "/tokens/{name}/rotate", post(tokens::rotate)),
+        post_route(ADMIN, "/tokens/{name}/revoke", post(tokens::revoke)),
     ]
 }
 
@@ -112,7 +134,8 @@ pub(crate) struct Api {
     control: Control,
     history: Arc<History>,
     scans: Semaphore,
-    token: AdminToken,
+    tokens: Tokens,
+    guesses: Guesses,
     metrics: Metrics,
     openapi: String,
     started: Instant,
@@ -120,7 +143,7 @@ pub(crate) struct Api {
 
 impl Api {
     /// The API of one data directory.
-    pub(crate) fn new(control: Control, history: History, token: AdminToken) -> Result<Api, Failure> {
+    pub(crate) fn new(control: Control, history: History, tokens: Tokens) -> Result<Api, Failure> {
         let mut openapi: serde_json::Value = serde_json::from_str(OPENAPI).map_err(Failure::setup)?;
         if let Some(version) = openapi.pointer_mut("/info/version") {
             *version = env!("CARGO_PKG_VERSION").into();
@@ -129,7 +152,8 @@ impl Api {
             control,
             history: Arc::new(history),
             scans: Semaphore::new(SCANS_MAX),
-            token,
+            tokens,
+            guesses: Guesses::new(),
             metrics: Metrics::default(),
             openapi: openapi.to_string(),
             started: Instant::now(),
@@ -153,8 +177,9 @@ pub(crate) fn router(api: Arc<Api>) -> Router {
     for route in routes() {
         let endpoint = match route.access {
             Access::Open | Access::KeyHolder | Access::Issuer => route.endpoint,
-            Access::Operator => {
-                route.endpoint.route_layer(middleware::from_fn_with_state(Arc::clone(&api), auth::operator))
+            Access::Token(scopes) => {
+                let state = (Arc::clone(&api), scopes);
+                route.endpoint.route_layer(middleware::from_fn_with_state(state, auth::holder))
             }
         };
         router = router.route(route.path, endpoint);
@@ -167,9 +192,21 @@ pub(crate) fn router(api: Arc<Api>) -> Router {
         .with_state(api)
 }
 
-/// Counts every answer, and says of each that nobody may keep, reinterpret or frame it.
-async fn finish(State(api): State<Arc<Api>>, request: Request, next: Next) -> Response {
+/// Counts every answer, says of each that nobody may keep, reinterpret or frame it, and who has changed what.
+async fn finish(State(api): State<Arc<Api>>, mut request: Request, next: Next) -> Response {
+    let peer = request.extensions().get::<ConnectInfo<Peer>>().map(|info| info.0.0);
+    let who = auth::Who::default();
+    request.extensions_mut().insert(who.clone());
+    let is_change = !matches!(*request.method(), Method::GET | Method::HEAD);
+    let asked = is_change.then(|| format!("{} {}", request.method(), request.uri().path()));
     let mut response = next.run(request).await;
+    if let (Some(asked), Some(name)) = (asked, who.name()) {
+        let from = peer.map_or("-".to_owned(), |peer| peer.to_string());
+        eprintln!("{}", auth::log_line(name, &from, &asked, response.status()));
+    }
+    if let (StatusCode::UNAUTHORIZED, Some(peer)) = (response.status(), peer) {
+        response = auth::slow_down(&api, peer, response).await;
+    }
     api.metrics.count(response.status());
     let headers = response.headers_mut();
     headers.insert(X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
@@ -183,11 +220,13 @@ async fn finish(State(api): State<Arc<Api>>, request: Request, next: Next) -> Re
 
 /// Serves the API until SIGTERM or SIGINT.
 pub(crate) fn serve(config: &Config) -> Result<(), Failure> {
+    no_core_dump();
     let (secret, source) = token::of_server(&config.data, std::env::var_os(TOKEN_ENV))?;
     token::make_dir(&config.data.dir)?;
     let history = History::new(config.data.store_dir(), config.data.dir.join("admin-secondary"));
     let control = Control::new(config.data.control_socket());
-    let api = Arc::new(Api::new(control, history, AdminToken::new(&secret)?)?);
+    let tokens = Tokens::open(&config.data, secret.as_ref(), source.clone())?;
+    let api = Arc::new(Api::new(control, history, tokens)?);
     drop(secret);
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
@@ -209,6 +248,14 @@ pub(crate) fn serve(config: &Config) -> Result<(), Failure> {
     })
 }
 
+/// No crash writes tokens to the disk (rule S1); another process cannot read this one's memory either, since `main` says
+/// that it is not dumpable.
+pub(crate) fn no_core_dump() {
+    let none = rustix::process::Rlimit { current: Some(0), maximum: Some(0) };
+    // A refusal leaves the limit as it was.
+    rustix::process::setrlimit(rustix::process::Resource::Core, none).ok();
+}
+
 fn announce(listener: &TcpListener, source: &Source) -> Result<(), Failure> {
     let address = listener.local_addr().map_err(Failure::setup)?;
     eprintln!("keybrake admin: listening on http://{address}");
@@ -219,6 +266,7 @@ fn announce(listener: &TcpListener, source: &Source) -> Result<(), Failure> {
         Source::Environment => eprintln!("keybrake admin: the admin token is {TOKEN_ENV}'s"),
         Source::File(path) => eprintln!("keybrake admin: the admin token is in {}", path.display()),
         Source::Made(path) => eprintln!("keybrake admin: made a new admin token in {}", path.display()),
+        Source::Revoked => eprintln!("keybrake admin: the admin token of the first start was revoked"),
     }
     Ok(())
 }
@@ -226,7 +274,8 @@ fn announce(listener: &TcpListener, source: &Source) -> Result<(), Failure> {
 /// Serves `api` until `stop`, then lets running requests finish.
 async fn run(listener: TcpListener, api: Arc<Api>, stop: impl Future<Output = ()>) -> Result<(), Failure> {
     let (draining, drained) = tokio::sync::oneshot::channel::<()>();
-    let server = axum::serve(Bounded::new(listener), router(api)).with_graceful_shutdown(async {
+    let service = router(api).into_make_service_with_connect_info::<Peer>();
+    let server = axum::serve(Bounded::new(listener), service).with_graceful_shutdown(async {
         // An error is the sender's end, which asks for the same.
         drained.await.unwrap_or_default();
     });

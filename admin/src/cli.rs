@@ -7,11 +7,13 @@ mod config;
 mod doubt;
 mod drill;
 mod key;
+mod master_key;
 mod price;
 mod revoke;
 mod run;
 mod status;
 mod table;
+mod token;
 mod vendor;
 
 use std::ffi::OsString;
@@ -153,11 +155,15 @@ enum Command {
         after_help = "Examples:\n  keybrake price explain POST /stripe/v1/charges --body 'amount=2000&currency=gbp'"
     )]
     Price(price::PriceCommand),
-    /// Say where the admin token is.
+    /// Replace the master key, which seals the vendors' credentials.
+    #[command(subcommand, after_help = "Examples:\n  keybrake master-key rotate")]
+    MasterKey(master_key::MasterKeyCommand),
+    /// Say where the first admin token is; make, list, rotate and revoke others.
     #[command(
-        after_help = "Examples:\n  keybrake token\n  export KEYBRAKE_ADMIN_TOKEN=$(keybrake token --show)"
+        after_help = "Examples:\n  keybrake token\n  export KEYBRAKE_ADMIN_TOKEN=$(keybrake token --show)\n  keybrake token \
+                      create on-call --scope revoke --expires 30d\n  keybrake token list"
     )]
-    Token(status::TokenArguments),
+    Token(token::TokenArguments),
 }
 
 /// How a client command reaches the admin API.
@@ -212,7 +218,8 @@ pub(crate) fn run(cli: &Cli) -> Result<ExitCode, Failure> {
         Command::Vendor(command) => vendor::run(&invocation, command),
         Command::Config(command) => self::config::run(&invocation, command),
         Command::Price(command) => price::run(&invocation, command),
-        Command::Token(arguments) => status::token(&invocation, arguments),
+        Command::MasterKey(command) => master_key::run(&invocation, command),
+        Command::Token(arguments) => token::run(&invocation, arguments),
     }
 }
 
@@ -274,6 +281,10 @@ mod tests {
             ("keybrake revoke --label a --all", "cannot be used with"),
             ("keybrake drill --keys 0", "1..=1000"),
             ("keybrake nothing", "'nothing'"),
+            ("keybrake token create ci", "--scope <SCOPE>"),
+            ("keybrake token create ci --scope all", "read-audit, issue, revoke"),
+            ("keybrake token create CI --scope issue", "a-z"),
+            ("keybrake token create ci --scope issue --expires soon", "30d"),
             ("keybrake audit list --since tomorrow", "write 15m"),
         ] {
             let failure = failure(line);

@@ -10,12 +10,17 @@ mod control;
 mod failure;
 mod history;
 mod revoke;
+mod scope;
 mod supervisor;
 mod token;
+mod tokens;
 
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
+    // Tokens, credentials and vault keys pass through (rule S1). `run` starts programs, so a limit that they would
+    // inherit is for the other commands to set.
+    rustix::process::set_dumpable_behavior(rustix::process::DumpableBehavior::NotDumpable).ok();
     match cli::parse(std::env::args_os()).and_then(|cli| cli::run(&cli)) {
         Ok(status) => status,
         Err(failure) => {

@@ -167,6 +167,7 @@ async fn ask(control: &Control, revoke: &Revoke) -> Result<Ordered, ControlError
         | Reply::Changed { .. }
         | Reply::Vendors(_)
         | Reply::CredentialSet(_)
+        | Reply::MasterKeyRotated(_)
         | Reply::Keys { .. }
         | Reply::Key(_)
         | Reply::Clock(_)

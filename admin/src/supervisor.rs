@@ -86,7 +86,7 @@ enum Hopeless {
 /// Supervises both processes until SIGTERM or SIGINT; at SIGUSR2 it restarts both, SIGHUP it passes on.
 pub(crate) fn up(path: &Path, config: &Config) -> Result<ExitCode, Failure> {
     // Its environment holds the vendors' credentials.
-    rustix::process::set_dumpable_behavior(rustix::process::DumpableBehavior::NotDumpable).ok();
+    crate::api::no_core_dump();
     let own = std::env::current_exe()
         .map_err(|error| Failure::setup(format_args!("cannot find this program's own file: {error}")))?;
     let runtime = tokio::runtime::Builder::new_current_thread()
@@ -115,7 +115,7 @@ fn dataplane(own: &Path, path: &Path, config: &Config, reloads: watch::Receiver<
     Program { name: DATAPLANE, command: Box::new(command), stop_within, restart, reloads }
 }
 
-/// The admin process, without the vendors' credentials (rule Q27).
+/// The admin process, without the vendors' credentials and without master keys (rule Q27).
 fn admin(own: PathBuf, path: &Path, config: &Config, reloads: watch::Receiver<u64>) -> Program {
     let stop_within = stop_within(path, config);
     let path = path.to_owned();
@@ -136,7 +136,8 @@ fn admin(own: PathBuf, path: &Path, config: &Config, reloads: watch::Receiver<u6
 
 /// The variables that hold vendors' credentials.
 fn secrets(config: &Config) -> Vec<String> {
-    config.vendors.iter().filter_map(|vendor| vendor.credential_env.clone()).collect()
+    let credentials = config.vendors.iter().filter_map(|vendor| vendor.credential_env.as_ref());
+    credentials.chain(config.data.master_key_variables()).cloned().collect()
 }
 
 /// How long a child may take to end: by the configuration of the start or that of now, whichever allows more.

@@ -1,4 +1,5 @@
-//! The operator's admin token: where it comes from, how it is made, how it is compared.
+//! The admin token of the first start, which may do everything: where it comes from, how it is made, how it is compared.
+//! All others are [`tokens`](crate::tokens).
 
 use std::ffi::OsString;
 use std::fs::{self, OpenOptions};
@@ -13,6 +14,7 @@ use ring::hmac;
 use ring::rand::{SecureRandom as _, SystemRandom};
 
 use crate::failure::Failure;
+use crate::tokens;
 
 /// The environment variable that goes before every file.
 pub(crate) const TOKEN_ENV: &str = "KEYBRAKE_ADMIN_TOKEN";
@@ -63,13 +65,21 @@ pub(crate) enum Source {
     File(PathBuf),
     /// A file made just now.
     Made(PathBuf),
+    /// Nowhere: it was revoked.
+    Revoked,
 }
 
 /// The token of the server: `environment` is the value of [`TOKEN_ENV`]; without it the file in
-/// `data.dir`, which is made where it is missing.
-pub(crate) fn of_server(data: &Data, environment: Option<OsString>) -> Result<(Secret, Source), Failure> {
+/// `data.dir`, which is made where it is missing. `None`: it was revoked.
+pub(crate) fn of_server(
+    data: &Data,
+    environment: Option<OsString>,
+) -> Result<(Option<Secret>, Source), Failure> {
     if let Some(token) = environment {
-        return Ok((from_environment(token)?, Source::Environment));
+        return Ok((Some(from_environment(token)?), Source::Environment));
+    }
+    if tokens::is_bootstrap_revoked(data) {
+        return Ok((None, Source::Revoked));
     }
     let path = data.admin_token_file();
     make_dir(&data.dir)?;
@@ -88,7 +98,7 @@ pub(crate) fn of_server(data: &Data, environment: Option<OsString>) -> Result<(S
         )));
     }
     let token = read(&path)?;
-    Ok((token, if made { Source::Made(path) } else { Source::File(path) }))
+    Ok((Some(token), if made { Source::Made(path) } else { Source::File(path) }))
 }
 
 /// The token of a client: the environment, else `named`, else the server's own file.
@@ -111,7 +121,8 @@ pub(crate) fn of_client(
     let path = data.admin_token_file();
     if !path.exists() {
         return Err(Failure::operation(format_args!(
-            "no admin token: {} is not there yet, `keybrake up` makes it; or set {TOKEN_ENV} or name --token-file",
+            "no admin token: {} is not there; `keybrake up` makes it, unless it was revoked; or set {TOKEN_ENV} or name \
+             --token-file",
             path.display()
         )));
     }
@@ -139,17 +150,18 @@ fn unreadable(path: &Path, error: &io::Error) -> Failure {
     Failure::setup(format_args!("cannot read the admin token in {}: {error}", path.display()))
 }
 
-fn checked(mut bytes: Vec<u8>, place: &str) -> Result<Secret, Failure> {
-    bytes.truncate(bytes.trim_ascii_end().len());
+fn checked(bytes: Vec<u8>, place: &str) -> Result<Secret, Failure> {
+    let whole = Secret::new(bytes);
+    let bytes = whole.expose().trim_ascii_end();
     let problem = if !(TOKEN_BYTES_MIN..=TOKEN_BYTES_MAX).contains(&bytes.len()) {
         format!("must have {TOKEN_BYTES_MIN} to {TOKEN_BYTES_MAX} characters")
     } else if !bytes.iter().all(u8::is_ascii_graphic) {
         "may hold ASCII letters, digits and signs only".to_owned()
-    } else if key::is_well_formed(&bytes) {
+    } else if key::is_well_formed(bytes) {
         // P1: one kind of secret never stands for the other.
         "is a vault key; an admin token is another secret".to_owned()
     } else {
-        return Ok(Secret::new(bytes));
+        return Ok(Secret::new(bytes.to_vec()));
     };
     Err(Failure::setup(format_args!("the admin token in {place} cannot be used: it {problem}")))
 }
@@ -182,7 +194,7 @@ fn fill(bytes: &mut [u8]) -> io::Result<()> {
 
 /// `kbadmin_` and base-62 digits without bias: bytes from 248 on, the largest multiple of 62, are
 /// thrown away.
-fn mint() -> io::Result<Secret> {
+pub(crate) fn mint() -> io::Result<Secret> {
     const BASE62: &[u8; 62] = b"0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz";
     let mut token = Vec::with_capacity(PREFIX.len().saturating_add(DIGITS));
     token.extend_from_slice(PREFIX.as_bytes());
@@ -213,12 +225,13 @@ mod tests {
         let data = data(&dir.path().join("data"));
         let path = data.admin_token_file();
         let (made, source) = of_server(&data, None).unwrap();
+        let made = made.unwrap();
         assert_eq!(source, Source::Made(path.clone()));
         assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
         let text = std::str::from_utf8(made.expose()).unwrap();
         assert!(text.starts_with(PREFIX) && text.len() == PREFIX.len() + DIGITS, "{text}");
         assert_eq!(fs::read_dir(&data.dir).unwrap().count(), 1, "nothing else is left behind");
-        assert_eq!(of_server(&data, None).unwrap(), (made.clone(), Source::File(path)));
+        assert_eq!(of_server(&data, None).unwrap(), (Some(made.clone()), Source::File(path)));
         assert_eq!(of_client(None, None, Some(&data)).unwrap(), made);
         assert_ne!(mint().unwrap(), made);
     }
@@ -241,7 +254,7 @@ mod tests {
         let data = data(&dir.path().join("never-made"));
         let strong = OsString::from("a-token-of-an-operator");
         let (token, source) = of_server(&data, Some(strong.clone())).unwrap();
-        assert_eq!((token.expose(), source), (strong.as_encoded_bytes(), Source::Environment));
+        assert_eq!((token.unwrap().expose(), source), (strong.as_encoded_bytes(), Source::Environment));
         assert!(!data.dir.exists());
         let vault_key = key::mint(|bytes| bytes.fill(7));
         for weak in ["", "short", "with a blank in between", vault_key.as_str()] {

@@ -11,6 +11,7 @@ mod front;
 mod hand_over;
 mod issue;
 mod keys;
+mod master_key;
 mod reload;
 mod requests;
 mod revoke;
@@ -30,6 +31,7 @@ use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
 use crossbeam_channel::{Receiver, Sender, bounded};
+use keybrake_proto::config::Data;
 use keybrake_proto::control::{ClockState, Counter, Refused, Reply, Request, Status};
 use socket2::{Domain, SockAddr, Socket, Type};
 
@@ -66,7 +68,11 @@ pub(crate) struct Control {
     pub(crate) storage: StorageHandle,
     pub(crate) clock: Arc<Clock>,
     pub(crate) digester: KeyDigester,
-    pub(crate) master: MasterKey,
+    pub(crate) master: Arc<ArcSwap<MasterKey>>,
+    /// The configuration's `[data]`: where another master key comes from.
+    pub(crate) data: Data,
+    /// Another master key is being written: nothing is sealed meanwhile.
+    pub(crate) rotates: Arc<AtomicBool>,
     pub(crate) lease: Lease,
     /// What the configuration says now.
     pub(crate) settings: ArcSwap<Settings>,
@@ -127,6 +133,9 @@ fn busy() -> Reply {
 
 impl Control {
     fn answer(&self, request: Request, arrived: Instant) -> Reply {
+        if let Some(refusal) = self.refuse_sealed(&request) {
+            return refusal;
+        }
         match request {
             Request::Status => Reply::Status(Box::new(self.status())),
             Request::IssueKey(spec) => self.issue(&spec),
@@ -143,6 +152,7 @@ impl Control {
             Request::Revoke(order) => self.revoke(&order, arrived),
             Request::Clock => Reply::Clock(Box::new(self.clock.view())),
             Request::ConfirmClock => self.confirm_clock(),
+            Request::RotateMasterKey => self.rotate_master_key(),
             Request::Doubts => self.doubts(),
             Request::ResolveDoubt { id, charge_usd } => self.resolve_doubt(&id, charge_usd),
             // The control thread has sent it elsewhere.
@@ -166,7 +176,10 @@ impl Control {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             pid: std::process::id(),
             uptime_s: seconds,
-            ready: self.storage.has_room() && !self.draining.load(Ordering::Relaxed),
+            ready: self.storage.has_room()
+                && !self.draining.load(Ordering::Relaxed)
+                && !self.digester.is_sealed(),
+            sealed: self.master.load().why_sealed().map(str::to_owned),
             proxy_listen: self.proxy_listen.clone(),
             driver: self.kernel.as_str().to_owned(),
             workers: self.shards.len(),

@@ -52,6 +52,7 @@ pub(crate) async fn serve(shard: &Rc<Shard>, agent: &mut Downstream) -> After {
     match route(agent.head().path(agent.input())) {
         Ok(Route::Live) => relay::answer(shard, agent, 200, "ok\n").await,
         Ok(Route::Ready) if shard.is_draining() => relay::answer(shard, agent, 503, "draining\n").await,
+        Ok(Route::Ready) if shard.digester.is_sealed() => relay::answer(shard, agent, 503, "sealed\n").await,
         Ok(Route::Ready) if !shard.journal.has_room() => {
             relay::answer(shard, agent, 503, "the audit cannot be written\n").await
         }
@@ -73,6 +74,9 @@ pub(crate) async fn refuse_head(shard: &Rc<Shard>, agent: &mut Downstream, error
 /// Carries one request from its parsed head to its outcome.
 async fn run(shard: &Rc<Shard>, agent: &mut Downstream) -> After {
     let mut trace = Trace::begin(shard);
+    if shard.digester.is_sealed() {
+        return refuse(shard, agent, &trace, &Deny::Sealed).await;
+    }
     let mut recognized = match admission::recognize(shard, agent, &mut trace) {
         Ok(recognized) => recognized,
         // A key that is not known here may have been issued by the process that has taken over.

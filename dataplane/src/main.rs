@@ -25,6 +25,7 @@ mod control;
 mod deadline;
 mod descriptors;
 mod downstream;
+mod environment;
 mod exchange;
 mod fault;
 mod hand_over;
@@ -186,6 +187,7 @@ enum DriverArgument {
 }
 
 fn main() -> ExitCode {
+    run::harden();
     let arguments = Arguments::parse();
     let source = Source { path: arguments.config, driver: arguments.driver.map(DriverArgument::chosen) };
     let config = match source.read() {
@@ -200,11 +202,20 @@ fn main() -> ExitCode {
             let confirmed = if yes { Confirmed::Yes } else { Confirmed::No };
             offline(check::accept(&config, confirmed))
         }
-        None => match run::run(config, source, begin) {
-            Ok(()) => ExitCode::SUCCESS,
-            Err(run::Failure::Start(error)) => fail(&format!("{error:#}"), EXIT_CANNOT_START),
-            Err(run::Failure::Running(error)) => fail(&format!("{error:#}"), 1),
-        },
+        None => serve(config, source, begin),
+    }
+}
+
+fn serve(config: Config, source: Source, begin: run::Begin) -> ExitCode {
+    let credentials = config.vendors.iter().filter_map(|vendor| vendor.credential_env.as_ref());
+    let secrets: Vec<&String> = credentials.chain(config.data.master_key_variables()).collect();
+    if let Err(error) = environment::take(&secrets) {
+        eprintln!("keybrake-dataplane: secrets stay in the environment of this process: {error}");
+    }
+    match run::run(config, source, begin) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(run::Failure::Start(error)) => fail(&format!("{error:#}"), EXIT_CANNOT_START),
+        Err(run::Failure::Running(error)) => fail(&format!("{error:#}"), 1),
     }
 }
 

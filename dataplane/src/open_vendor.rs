@@ -11,6 +11,7 @@ use keybrake_proto::config;
 use keybrake_proto::policy::DEFAULT_ACCOUNT;
 use keybrake_proto::secret::Secret;
 
+use crate::environment;
 use crate::pool::{Credential, Vendor};
 use crate::seal::MasterKey;
 use crate::storage::StoredCredential;
@@ -25,8 +26,11 @@ pub(crate) fn open(
     keep: impl FnOnce(&str, &StoredCredential) -> anyhow::Result<()>,
 ) -> anyhow::Result<Vec<Arc<Vendor>>> {
     let name = &vendor.name;
-    let given = given(vendor)?;
     let catalog = Catalog::of_vendor(vendor)?;
+    if master.why_sealed().is_some() {
+        return hosts(vendor, catalog, Vec::new());
+    }
+    let given = given(vendor)?;
     let credential = |account: &str, version, secret: &Secret| {
         let credential = Credential::new(vendor, &catalog.slot, (account, version), secret, None);
         credential.map_err(|problem| anyhow::anyhow!("vendor {name}: {problem}"))
@@ -57,13 +61,20 @@ pub(crate) fn open(
             None => eprintln!("keybrake-dataplane: {}", none(vendor)),
         }
     }
-    let credentials =
-        credentials.into_iter().map(|one: Arc<Credential>| (one.account.clone(), one)).collect();
+    hosts(vendor, catalog, credentials)
+}
+
+fn hosts(
+    vendor: &config::Vendor,
+    catalog: &'static Catalog,
+    credentials: Vec<Arc<Credential>>,
+) -> anyhow::Result<Vec<Arc<Vendor>>> {
+    let credentials = credentials.into_iter().map(|one| (one.account.clone(), one)).collect();
     let credentials = Arc::new(ArcSwap::from_pointee(credentials));
     let labels = std::iter::once(None).chain(catalog.labels.iter().map(|label| Some(*label)));
     let host = |label| Vendor::new(vendor.clone(), catalog, label, Arc::clone(&credentials)).map(Arc::new);
     let hosts: Result<Vec<Arc<Vendor>>, String> = labels.map(host).collect();
-    hosts.map_err(|problem| anyhow::anyhow!("vendor {name}: {problem}"))
+    hosts.map_err(|problem| anyhow::anyhow!("vendor {}: {problem}", vendor.name))
 }
 
 /// What to do for a vendor that has no credential.
@@ -83,15 +94,16 @@ pub(crate) fn none(vendor: &config::Vendor) -> String {
 /// The credential of the environment or the file (rule Q27); `None` where neither is there.
 pub(crate) fn given(vendor: &config::Vendor) -> anyhow::Result<Option<Secret>> {
     let name = &vendor.name;
-    let bytes = match (&vendor.credential_env, &vendor.credential_file) {
-        (Some(variable), _) => std::env::var_os(variable).map(std::ffi::OsString::into_encoded_bytes),
+    let secret = match (&vendor.credential_env, &vendor.credential_file) {
+        (Some(variable), _) => environment::secret(variable),
         (None, Some(path)) if path.exists() => Some(
             std::fs::read(path)
+                .map(Secret::new)
                 .with_context(|| format!("vendor {name}: credential_file {}", path.display()))?,
         ),
         (None, Some(_) | None) => None,
     };
-    let Some(secret) = bytes.map(Secret::new) else { return Ok(None) };
+    let Some(secret) = secret else { return Ok(None) };
     let trimmed = secret.expose().trim_ascii();
     if trimmed.is_empty() {
         return Ok(None);

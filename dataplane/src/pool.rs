@@ -19,12 +19,13 @@ use keybrake_proto::policy::Rate;
 use keybrake_proto::secret::Secret;
 use rustls::ClientConfig;
 use rustls::pki_types::ServerName;
+use zeroize::Zeroize as _;
 
 use crate::deadline::{Deadline, Deadlines};
 use crate::metrics::Metrics;
 use crate::pacing::Pacer;
 use crate::resolve::{self, AddressPolicy};
-use crate::rt::Tcp;
+use crate::rt::{self, Tcp};
 use crate::tls::{self, TlsStream};
 use crate::transport::Transport;
 
@@ -113,6 +114,7 @@ impl Credential {
     ) -> Result<Arc<Credential>, String> {
         let wire::Credential { line, account: sid } = slot.credential(secret)?;
         let forms = Forms::new(slot, secret)?;
+        rt::keep_in_memory(line.expose());
         let quota = config.quota_rps.and_then(Rate::per_second);
         let pacer = match (before, quota) {
             // Or a rotation would begin the quota anew.
@@ -223,6 +225,13 @@ pub(crate) struct VendorConnection {
     pub(crate) is_reused: bool,
     /// What its exchanges are sent with, and nothing else (rule H7); `None` before the first.
     pub(crate) credential: Option<Arc<Credential>>,
+}
+
+/// The request that was sent last stands in its buffer, with the credential (rule S1).
+impl Drop for VendorConnection {
+    fn drop(&mut self) {
+        self.output.zeroize();
+    }
 }
 
 /// A shard's connections to one vendor.

@@ -4,6 +4,8 @@
 //! connection which will be used again is never dropped before it is done: io_uring may already
 //! have taken the bytes.
 
+mod pages;
+
 use std::cell::RefCell;
 use std::future::Future;
 use std::io;
@@ -20,6 +22,7 @@ use monoio::buf::IoBufMut as _;
 use monoio::io::{AsyncReadRent as _, AsyncWriteRentExt as _, Canceller};
 use monoio::net::{TcpListener, TcpStream, UnixStream};
 use monoio::{IoUringDriver, LegacyDriver, RuntimeBuilder};
+pub(crate) use pages::keep_in_memory;
 
 /// Submission entries of a ring: monoio 0.2.4 panics where a full queue stays full after a flush.
 const RING_ENTRIES: u32 = 4096;

@@ -19,6 +19,7 @@ use keybrake_proto::config::{Config, Money};
 use signal_hook::consts::SIGCONT;
 
 use self::doors::open_doors;
+pub(crate) use self::machine::harden;
 use self::machine::{prepare, random, say_what_is_short, signals, start_reloads};
 use crate::clock::Clock;
 use crate::control::{self, Asked, Control, Front, Reloads};
@@ -33,7 +34,8 @@ use crate::objects::Objects;
 use crate::progress::{self, AllProgress};
 use crate::registry::KeyEntry;
 use crate::resolve::Resolver;
-use crate::rt::Kernel;
+use crate::rt::{self, Kernel};
+use crate::seal::MasterKey;
 use crate::settings::Settings;
 use crate::shard::{Common, Message};
 use crate::source::Source;
@@ -128,11 +130,13 @@ impl Running {
             storage: storage.clone(),
             clock,
             digester: state.master.digester(),
-            master: state.master,
+            master: kept(state.master),
+            data: config.data.clone(),
+            rotates: Arc::default(),
             lease: lease.clone(),
             settings: ArcSwap::new(settings),
             requests: state.requests,
-            reloads: Reloads::new(source, state.others),
+            reloads: Reloads::new(source),
             limits,
             proxy_listen: proxy_listen.to_string(),
             kernel,
@@ -324,6 +328,13 @@ fn open_state(config: &Config, before: Option<&Predecessor>) -> anyhow::Result<S
     let mut state = state::open(config, |intent| before.is_some_and(|before| before.runs(intent)))?;
     state.claim(before.map_or(&[], |before| &before.acts_on));
     Ok(state)
+}
+
+/// The master key, where it is not swapped to disk.
+fn kept(master: MasterKey) -> Arc<ArcSwap<MasterKey>> {
+    let master = Arc::new(master);
+    rt::keep_in_memory(&*master);
+    Arc::new(ArcSwap::new(master))
 }
 
 fn worker_count(config: &Config) -> usize {

@@ -1,19 +1,29 @@
 //! The master key: it seals vendor credentials and keys the digest of vault keys.
 //!
-//! It knows neither the store nor the configuration. Three keys are derived from the 32 bytes of
-//! the file (HKDF-SHA256), each for one purpose; the 32 bytes themselves are wiped at once.
+//! It does not know the store. Three keys are derived from the 32 bytes of the master key (HKDF-SHA256), each for one
+//! purpose; the 32 bytes themselves are wiped at once.
 //!
-//! A sealed credential is, with the AAD of both ciphertexts being format, master, vendor, account
-//! and version (rule R2):
+//! A sealed credential is (rule R2):
 //!
 //! ```text
 //! format u8 | master [16] | nonce [12] | data key [32 + 16] | nonce [12] | secret [n + 16]
 //! ```
+//!
+//! The AAD of both ciphertexts is format, master, vendor, account and version; that of the secret has no master in
+//! format 2, so that another master key changes the data key's wrapping alone ([`MasterKey::rewrap`]).
+//!
+//! What hashes vault keys is derived from the first master key, and has to outlive it: a rotation seals it under the
+//! new one, as if it were a credential.
 
+mod error;
 mod file;
+mod source;
 
 use std::fmt;
-use std::path::{Path, PathBuf};
+use std::path::Path;
+
+pub(crate) use error::SealError;
+pub(crate) use source::{finish_rotation, next_key, read, read_next};
 
 use keybrake_proto::key::KeyDigest;
 use keybrake_proto::secret::Secret;
@@ -24,10 +34,17 @@ use ring::hmac;
 use ring::rand::{SecureRandom, SystemRandom};
 use zeroize::Zeroizing;
 
-/// The one format so far.
-const FORMAT: u8 = 1;
+/// What is written.
+const FORMAT: u8 = 2;
+
+/// What was written before master keys could be rotated.
+const FORMAT_BOUND: u8 = 1;
+
+/// In the place of vendor and account, for what hashes vault keys: no vendor has an empty name.
+const DIGEST_KEY_PLACE: (&str, &str) = ("", "vault key digest");
 
 const MASTER_BYTES: usize = 32;
+const DIGEST_KEY_BYTES: usize = 32;
 const DATA_KEY_BYTES: usize = 32;
 const TAG_BYTES: usize = 16;
 const WRAPPED_BYTES: usize = DATA_KEY_BYTES + TAG_BYTES;
@@ -46,94 +63,17 @@ pub(crate) enum Made {
     Before,
 }
 
-/// Why the master key or a sealed credential cannot be used.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) enum SealError {
-    /// The file is not there.
-    Missing(PathBuf),
-    /// The file cannot be read or made.
-    Io {
-        /// The file or its directory.
-        path: PathBuf,
-        /// The operating system's words.
-        reason: String,
-    },
-    /// Others than the owner may use the file; `mode` is its permission bits.
-    Exposed {
-        /// The file.
-        path: PathBuf,
-        /// Its permission bits.
-        mode: u32,
-    },
-    /// The file is not 64 hexadecimal digits.
-    Malformed(PathBuf),
-    /// The store was sealed with another master key.
-    WrongMasterKey,
-    /// The sealed bytes are damaged, or were sealed for another vendor, account or version.
-    Damaged {
-        /// Whose credential.
-        vendor: String,
-        /// Which of the vendor's accounts.
-        account: String,
-    },
-    /// Sealed by a newer keybrake.
-    Format(u8),
-    /// The operating system gives no random bytes.
-    NoRandomness,
-}
-
-impl fmt::Display for SealError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            SealError::Missing(path) => write!(
-                f,
-                "the store was made with a master key, and {} is not there; put it back or set \
-                 data.master_key_file to where it is",
-                path.display()
-            ),
-            SealError::Io { path, reason } => {
-                write!(f, "cannot read or make the master key {}: {reason}", path.display())
-            }
-            SealError::Exposed { path, mode } => write!(
-                f,
-                "the master key {} is open to other users (mode {mode:04o}); run: chmod 600 {}",
-                path.display(),
-                path.display()
-            ),
-            SealError::Malformed(path) => write!(
-                f,
-                "{} is not a master key, which is 64 hexadecimal digits; put the right file back, as the \
-                 store cannot be opened without it",
-                path.display()
-            ),
-            SealError::WrongMasterKey => f.write_str(
-                "sealed: the store was made with another master key; set data.master_key_file to that one",
-            ),
-            SealError::Damaged { vendor, account } => write!(
-                f,
-                "the stored credential of {vendor}, account {account}, is damaged or not its own; set it \
-                 again with `keybrake vendor set {vendor}`"
-            ),
-            SealError::Format(format) => {
-                write!(
-                    f,
-                    "a credential sealed in format {format}, newer than this program; run a newer keybrake"
-                )
-            }
-            SealError::NoRandomness => f.write_str("the operating system gives no random bytes; try again"),
-        }
-    }
-}
-
-impl std::error::Error for SealError {}
-
-/// The keys derived from the master key's file.
+/// The keys derived from the master key.
 pub(crate) struct MasterKey {
     /// Wraps the data keys.
     kek: LessSafeKey,
+    /// What `digester` was made from.
+    digest_key: Secret,
     digester: KeyDigester,
     check: [u8; CHECK_BYTES],
     random: SystemRandom,
+    /// Why this is not the store's.
+    sealed: Option<String>,
 }
 
 impl fmt::Debug for MasterKey {
@@ -145,8 +85,7 @@ impl fmt::Debug for MasterKey {
 impl MasterKey {
     /// Reads the file; where it is missing, makes it from random bytes, with mode 0600.
     ///
-    /// For a store that was never sealed. For any other a new key opens nothing: use
-    /// [`MasterKey::load`].
+    /// For a store that was never sealed. For any other a new key opens nothing: use [`read`].
     pub(crate) fn load_or_create(path: &Path) -> Result<(MasterKey, Made), SealError> {
         match MasterKey::load(path) {
             Err(SealError::Missing(_)) => {}
@@ -162,8 +101,23 @@ impl MasterKey {
     }
 
     /// Reads the file, for a store that has a [`MasterKey::check_value`].
-    pub(crate) fn load(path: &Path) -> Result<MasterKey, SealError> {
+    fn load(path: &Path) -> Result<MasterKey, SealError> {
         file::read(path).map(|bytes| MasterKey::derive(&bytes))
+    }
+
+    /// In the place of the store's, which is not known: it opens nothing, and no vault key has its digests.
+    pub(crate) fn unknown(why: String) -> Result<MasterKey, SealError> {
+        let mut bytes = Zeroizing::new([0; MASTER_BYTES]);
+        fill(&SystemRandom::new(), bytes.as_mut())?;
+        let mut master = MasterKey::derive(&bytes);
+        master.digester.is_sealed = true;
+        master.sealed = Some(why);
+        Ok(master)
+    }
+
+    /// Why this is not the store's; `None`: it is.
+    pub(crate) fn why_sealed(&self) -> Option<&str> {
+        self.sealed.as_deref()
     }
 
     fn derive(bytes: &[u8; MASTER_BYTES]) -> MasterKey {
@@ -172,14 +126,45 @@ impl MasterKey {
         let bound = "16 and 32 bytes are within HKDF's bound of 8160";
         let mut check = [0; CHECK_BYTES];
         master.expand(&[CHECK_PURPOSE], Check).and_then(|okm| okm.fill(&mut check)).expect(bound);
-        let digester = hmac::Key::from(master.expand(&[DIGEST_PURPOSE], hmac::HMAC_SHA256).expect(bound));
+        let mut digest_key = vec![0; DIGEST_KEY_BYTES];
+        master.expand(&[DIGEST_PURPOSE], Bytes32).and_then(|okm| okm.fill(&mut digest_key)).expect(bound);
+        let digest_key = Secret::new(digest_key);
         let kek = UnboundKey::from(master.expand(&[KEK_PURPOSE], &AES_256_GCM).expect(bound));
         MasterKey {
             kek: LessSafeKey::new(kek),
-            digester: KeyDigester(digester),
+            digester: KeyDigester::new(&digest_key),
+            digest_key,
             check,
             random: SystemRandom::new(),
+            sealed: None,
         }
+    }
+
+    /// The same with what hashes vault keys as it was sealed when a master key was rotated.
+    pub(crate) fn with_digest_key(mut self, sealed: &[u8]) -> Result<MasterKey, SealError> {
+        let (vendor, account) = DIGEST_KEY_PLACE;
+        let opened = self.open(vendor, account, 0, sealed);
+        if let Err(SealError::Damaged { .. }) = opened {
+            return Err(SealError::DigestKeyDamaged);
+        }
+        let digest_key = opened?;
+        self.digester = KeyDigester::new(&digest_key);
+        self.digest_key = digest_key;
+        Ok(self)
+    }
+
+    /// This key in the place of `before`: with what `before` hashes vault keys with; and that sealed, to be stored.
+    pub(crate) fn succeed(mut self, before: &MasterKey) -> Result<(MasterKey, Vec<u8>), SealError> {
+        self.digest_key = before.digest_key.clone();
+        self.digester = before.digester.clone();
+        let (vendor, account) = DIGEST_KEY_PLACE;
+        let sealed = self.seal(vendor, account, 0, &self.digest_key)?;
+        Ok((self, sealed))
+    }
+
+    /// What says which master key this is, to people.
+    pub(crate) fn id(&self) -> String {
+        short_id(&self.check)
     }
 
     /// What hashes vault keys; one clone a worker.
@@ -195,7 +180,10 @@ impl MasterKey {
 
     /// Refuses a store whose [`MasterKey::check_value`] is another.
     pub(crate) fn check(&self, stored: &[u8; CHECK_BYTES]) -> Result<(), SealError> {
-        if *stored == self.check { Ok(()) } else { Err(SealError::WrongMasterKey) }
+        if *stored == self.check {
+            return Ok(());
+        }
+        Err(SealError::WrongMasterKey { stored: short_id(stored), given: self.id() })
     }
 
     /// Seals `secret` for this vendor, account and version only.
@@ -206,15 +194,38 @@ impl MasterKey {
         version: u32,
         secret: &Secret,
     ) -> Result<Vec<u8>, SealError> {
-        let aad = aad(&self.check, vendor, account, version);
+        let place = (vendor, account, version);
         let mut data_key = Zeroizing::new([0; DATA_KEY_BYTES]);
         fill(&self.random, data_key.as_mut())?;
+        let mut sealed = self.wrap(place, &data_key)?;
+        let data_key = aes(&data_key)?;
+        self.append_sealed(&mut sealed, &data_key, &aad(FORMAT, None, place), secret.expose())?;
+        Ok(sealed)
+    }
+
+    /// The beginning of a sealed credential, up to its wrapped data key.
+    fn wrap(&self, place: Place<'_>, data_key: &[u8; DATA_KEY_BYTES]) -> Result<Vec<u8>, SealError> {
         let mut sealed = vec![FORMAT];
         sealed.extend_from_slice(&self.check);
-        self.append_sealed(&mut sealed, &self.kek, &aad, data_key.as_ref())?;
-        let data_key = aes(&data_key)?;
-        self.append_sealed(&mut sealed, &data_key, &aad, secret.expose())?;
+        self.append_sealed(&mut sealed, &self.kek, &aad(FORMAT, Some(&self.check), place), data_key)?;
         Ok(sealed)
+    }
+
+    /// What `before` sealed, under this key: its data key is wrapped anew, and the secret stays as it is.
+    pub(crate) fn rewrap(
+        &self,
+        before: &MasterKey,
+        place @ (vendor, account, version): Place<'_>,
+        sealed: &[u8],
+    ) -> Result<Vec<u8>, SealError> {
+        if sealed.first() == Some(&FORMAT_BOUND) {
+            // There the secret is bound to the master key.
+            return self.seal(vendor, account, version, &before.open(vendor, account, version, sealed)?);
+        }
+        let Unwrapped { data_key, rest, .. } = before.unwrap(place, sealed)?;
+        let mut anew = self.wrap(place, &data_key)?;
+        anew.extend_from_slice(rest);
+        Ok(anew)
     }
 
     fn append_sealed(
@@ -245,30 +256,55 @@ impl MasterKey {
         version: u32,
         sealed: &[u8],
     ) -> Result<Secret, SealError> {
+        let place = (vendor, account, version);
+        let damaged = || SealError::Damaged { vendor: vendor.to_owned(), account: account.to_owned() };
+        let Unwrapped { format, data_key, rest } = self.unwrap(place, sealed)?;
+        let (nonce, secret) = rest.split_first_chunk().ok_or_else(damaged)?;
+        let bound_to = (format == FORMAT_BOUND).then_some(&self.check);
+        let mut secret = Zeroizing::new(secret.to_vec());
+        let aad = aad(format, bound_to, place);
+        let clear = open_in_place(&aes(&data_key)?, *nonce, &aad, &mut secret).ok_or_else(damaged)?;
+        Ok(Secret::new(clear.to_vec()))
+    }
+
+    fn unwrap<'a>(
+        &self,
+        place @ (vendor, account, _): Place<'_>,
+        sealed: &'a [u8],
+    ) -> Result<Unwrapped<'a>, SealError> {
         let damaged = || SealError::Damaged { vendor: vendor.to_owned(), account: account.to_owned() };
         let (format, rest) = sealed.split_first().ok_or_else(damaged)?;
-        if *format != FORMAT {
+        if !matches!(*format, FORMAT | FORMAT_BOUND) {
             return Err(SealError::Format(*format));
         }
         let (master, rest) = rest.split_first_chunk().ok_or_else(damaged)?;
         self.check(master)?;
-        let (wrap_nonce, rest) = rest.split_first_chunk().ok_or_else(damaged)?;
+        let (nonce, rest) = rest.split_first_chunk().ok_or_else(damaged)?;
         let (wrapped, rest) = rest.split_first_chunk::<WRAPPED_BYTES>().ok_or_else(damaged)?;
-        let (nonce, secret) = rest.split_first_chunk().ok_or_else(damaged)?;
-
-        let aad = aad(&self.check, vendor, account, version);
         let mut wrapped = Zeroizing::new(wrapped.to_vec());
-        let data_key = open_in_place(&self.kek, *wrap_nonce, &aad, &mut wrapped).ok_or_else(damaged)?;
-        let data_key = aes(data_key.first_chunk().ok_or_else(damaged)?)?;
-        let mut secret = Zeroizing::new(secret.to_vec());
-        let clear = open_in_place(&data_key, *nonce, &aad, &mut secret).ok_or_else(damaged)?;
-        Ok(Secret::new(clear.to_vec()))
+        let aad = aad(*format, Some(&self.check), place);
+        let clear = open_in_place(&self.kek, *nonce, &aad, &mut wrapped).ok_or_else(damaged)?;
+        let data_key = Zeroizing::new(*clear.first_chunk().ok_or_else(damaged)?);
+        Ok(Unwrapped { format: *format, data_key, rest })
     }
+}
+
+/// Vendor, account and version of a credential.
+type Place<'a> = (&'a str, &'a str, u32);
+
+/// A sealed credential whose data key is known; `rest` is nonce and secret.
+struct Unwrapped<'a> {
+    format: u8,
+    data_key: Zeroizing<[u8; DATA_KEY_BYTES]>,
+    rest: &'a [u8],
 }
 
 /// Hashes vault keys (HMAC-SHA256). The key schedule is done once; a digest is two short hashes.
 #[derive(Clone)]
-pub(crate) struct KeyDigester(hmac::Key);
+pub(crate) struct KeyDigester {
+    key: hmac::Key,
+    is_sealed: bool,
+}
 
 impl fmt::Debug for KeyDigester {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -277,9 +313,18 @@ impl fmt::Debug for KeyDigester {
 }
 
 impl KeyDigester {
+    fn new(digest_key: &Secret) -> KeyDigester {
+        KeyDigester { key: hmac::Key::new(hmac::HMAC_SHA256, digest_key.expose()), is_sealed: false }
+    }
+
+    /// Whether the store's master key is not known, so that no digest is any key's.
+    pub(crate) fn is_sealed(&self) -> bool {
+        self.is_sealed
+    }
+
     /// The digest of a vault key's text.
     pub(crate) fn digest(&self, text: &[u8]) -> KeyDigest {
-        let tag = hmac::sign(&self.0, text);
+        let tag = hmac::sign(&self.key, text);
         let mut digest = [0; 32];
         digest.copy_from_slice(tag.as_ref());
         KeyDigest(digest)
@@ -294,6 +339,21 @@ impl hkdf::KeyType for Check {
     fn len(&self) -> usize {
         CHECK_BYTES
     }
+}
+
+/// The length HKDF is asked for by the key that hashes vault keys: that of the hash.
+#[derive(Clone, Copy)]
+struct Bytes32;
+
+impl hkdf::KeyType for Bytes32 {
+    fn len(&self) -> usize {
+        DIGEST_KEY_BYTES
+    }
+}
+
+/// The beginning of a check value, in hexadecimal digits.
+fn short_id(check: &[u8; CHECK_BYTES]) -> String {
+    check.iter().take(4).map(|byte| format!("{byte:02x}")).collect()
 }
 
 fn aes(key: &[u8; DATA_KEY_BYTES]) -> Result<LessSafeKey, SealError> {
@@ -312,9 +372,9 @@ fn open_in_place<'a>(
 }
 
 /// Lengths stand before the texts, so that no other vendor and account give the same bytes.
-fn aad(master: &[u8; CHECK_BYTES], vendor: &str, account: &str, version: u32) -> Vec<u8> {
-    let mut aad = vec![FORMAT];
-    aad.extend_from_slice(master);
+fn aad(format: u8, master: Option<&[u8; CHECK_BYTES]>, (vendor, account, version): Place<'_>) -> Vec<u8> {
+    let mut aad = vec![format];
+    aad.extend(master.into_iter().flatten());
     for text in [vendor, account] {
         aad.extend_from_slice(&(text.len() as u64).to_le_bytes());
         aad.extend_from_slice(text.as_bytes());

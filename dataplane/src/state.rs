@@ -1,5 +1,7 @@
 //! What is opened before anything runs: directory, store, journals, master key, credentials and keys.
 
+mod master_key;
+
 use std::collections::{HashMap, VecDeque};
 use std::fs::DirBuilder;
 use std::os::unix::fs::DirBuilderExt as _;
@@ -15,6 +17,7 @@ use keybrake_proto::ledger::Word;
 use keybrake_proto::ledger::chain;
 use keybrake_proto::policy::DEFAULT_ACCOUNT;
 
+use self::master_key::Found;
 use crate::clock;
 use crate::heir::Inherited;
 use crate::idempotency::Memory;
@@ -26,8 +29,8 @@ use crate::pool::Vendor;
 use crate::recovery::{self, Opened};
 use crate::registry::{KeyEntry, KeyRecord};
 use crate::requests::Requests;
-use crate::seal::{Made, MasterKey};
-use crate::storage::{Books, Opening, Others, Running, Store, StoredCredential};
+use crate::seal::MasterKey;
+use crate::storage::{Books, Opening, Running, Store, StoredCredential};
 
 /// The dataplane's state as of the last run.
 pub(crate) struct State {
@@ -42,8 +45,6 @@ pub(crate) struct State {
     pub(crate) boot: [u8; 16],
     pub(crate) master: MasterKey,
     pub(crate) vendors: Vec<Arc<Vendor>>,
-    /// Credentials of vendors that the configuration does not name.
-    pub(crate) others: Others,
     pub(crate) keys: Arc<[Arc<KeyEntry>]>,
     /// What another process still runs; its money is held in the keys' accounts.
     pub(crate) inherited: Vec<Inherited>,
@@ -55,8 +56,9 @@ pub(crate) fn rehearse(config: &Config) -> anyhow::Result<()> {
     PriceBook::load(&config.prices, |path| std::fs::read_to_string(path))?;
     let Ok(store) = Store::read(&config.data.store_dir()) else { return Ok(()) };
     let Ok(Some(check)) = store.master_check() else { return Ok(()) };
-    let master = MasterKey::load(&config.data.master_key_file())?;
-    master.check(&check)?;
+    let master = match master_key::find(config, &store, &check)? {
+        Found::Current(master) | Found::Next(master) | Found::Old(master) => master,
+    };
     for vendor in &config.vendors {
         let stored = store.credentials(&vendor.name)?;
         for (account, stored) in &stored {
@@ -80,7 +82,7 @@ pub(crate) fn open(config: &Config, runs: impl Fn(IntentId) -> bool) -> anyhow::
         format!("data.dir {} cannot be made; choose another or change its rights", dir.display())
     })?;
     let Opened { store, mut books, recovered, marks, boot } = recovery::open(config, runs)?;
-    let master = master_key(config, &store)?;
+    let master = master_key::open(config, &store)?;
     let mut vendors = Vec::new();
     for vendor in &config.vendors {
         let keep = |account: &str, stored: &StoredCredential| {
@@ -88,7 +90,6 @@ pub(crate) fn open(config: &Config, runs: impl Fn(IntentId) -> bool) -> anyhow::
         };
         vendors.extend(open_vendor::open(vendor, store.credentials(&vendor.name)?, &master, keep)?);
     }
-    let others = store.credentials_of_others(&config.vendor_names())?;
     let keys = open_keys(&store, &books)?;
     let requests = Arc::new(Requests::new(books.sent()));
     let inherited = inherit(&keys, books.running());
@@ -107,7 +108,6 @@ pub(crate) fn open(config: &Config, runs: impl Fn(IntentId) -> bool) -> anyhow::
         boot,
         master,
         vendors,
-        others,
         keys,
     })
 }
@@ -126,26 +126,6 @@ impl State {
             one.claim = self.objects.claim(number, of.object.clone(), of.request).ok().map(Arc::new);
         }
     }
-}
-
-fn master_key(config: &Config, store: &Store) -> anyhow::Result<MasterKey> {
-    let path = config.data.master_key_file();
-    let Some(check) = store.master_check()? else {
-        let (master, made) = MasterKey::load_or_create(&path)?;
-        store.put_master_check(&master.check_value())?;
-        if made == Made::New {
-            eprintln!(
-                "keybrake-dataplane: made the master key {}; keep a copy elsewhere, without it the stored \
-                 credentials and all vault keys are lost",
-                path.display()
-            );
-        }
-        return Ok(master);
-    };
-    // A store that was sealed with a master key is never given a new one.
-    let master = MasterKey::load(&path)?;
-    master.check(&check)?;
-    Ok(master)
 }
 
 /// Holds what another process has admitted, before this one admits anything.

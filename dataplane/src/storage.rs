@@ -11,6 +11,7 @@ mod format;
 mod handle;
 mod kept_objects;
 mod key_write;
+mod master;
 mod open;
 mod remembered;
 mod resolve;
@@ -25,9 +26,10 @@ pub(crate) use books::{Books, Doubt, Handed, Opening, Running};
 pub(crate) use error::StoreError;
 pub(crate) use format::{SCHEMA, StoredCredential};
 pub(crate) use handle::{StorageHandle, start};
+pub(crate) use master::Rewrapped;
 pub(crate) use resolve::{NoDoubt, Resolution, Resolved, Verdict};
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{BTreeMap, HashSet};
 use std::path::Path;
 use std::sync::Arc;
 
@@ -40,13 +42,8 @@ use self::batch::{Batch, Change, Family};
 use self::books::Stored;
 use self::writer::{Sink, Wal};
 use crate::marks::{Last, Marks};
-use crate::requests::OfMonth;
-
-/// Sealed credentials by vendor, each with its account.
-pub(crate) type Others = HashMap<String, Vec<(String, StoredCredential)>>;
 use crate::registry::KeyRecord;
-
-const MASTER_CHECK: &[u8] = b"master_check";
+use crate::requests::OfMonth;
 
 const STORE_ID: &[u8] = b"store_id";
 
@@ -228,20 +225,6 @@ impl Store {
         Ok(of_vendor.map(|((_, account), stored)| (account, stored)).collect())
     }
 
-    /// The sealed credentials of all vendors but these.
-    pub(crate) fn credentials_of_others(&self, named: &[String]) -> Result<Others, StoreError> {
-        let decode = |key: &[u8], value: &[u8]| {
-            Some((format::decode_credential_key(key)?, format::decode_credential(value)?))
-        };
-        let mut others = Others::new();
-        for ((vendor, account), stored) in self.read_all(Family::Credentials, decode)? {
-            if !named.contains(&vendor) {
-                others.entry(vendor).or_default().push((account, stored));
-            }
-        }
-        Ok(others)
-    }
-
     /// Stores a sealed credential over the one before; on disk when it returns.
     pub(crate) fn put_credential(
         &self,
@@ -251,19 +234,6 @@ impl Store {
     ) -> Result<(), StoreError> {
         let key = format::credential_key(vendor, account);
         self.put(Family::Credentials, &key, &format::encode_credential(credential))
-    }
-
-    /// What tells the master key the store was made with; `None` before the first start is done.
-    pub(crate) fn master_check(&self) -> Result<Option<[u8; 16]>, StoreError> {
-        let value = self.get(Family::Meta, MASTER_CHECK)?;
-        value
-            .map(|value| value.try_into().map_err(|_| StoreError::DamagedEntry(Family::Meta.name())))
-            .transpose()
-    }
-
-    /// Stores what [`Store::master_check`] reads; on disk when it returns.
-    pub(crate) fn put_master_check(&self, check: &[u8; 16]) -> Result<(), StoreError> {
-        self.put(Family::Meta, MASTER_CHECK, check)
     }
 
     /// The sequence of the next audit row; 1 in an empty store.

@@ -214,8 +214,9 @@ fn encode_request(output: &mut Vec<u8>, pool: &Pool, outgoing: &Outgoing<'_>) {
 
 impl VendorConnection {
     /// For calls with this credential.
-    fn with(self, credential: &Arc<Credential>) -> VendorConnection {
-        VendorConnection { credential: Some(Arc::clone(credential)), ..self }
+    fn with(mut self, credential: &Arc<Credential>) -> VendorConnection {
+        self.credential = Some(Arc::clone(credential));
+        self
     }
 
     /// Sends `output`. A vendor that speaks before it has all of a long request answers something else.

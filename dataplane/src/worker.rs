@@ -60,6 +60,7 @@ impl Worker {
         let wake = WakeLine::from_std(self.wake, self.kernel)?;
         let known = (&*self.keys, self.inherited.as_slice());
         let shard = Shard::new(&self.common, known, self.metrics, self.mailbox, self.journal, self.run);
+        rt::keep_in_memory(&shard.digester);
         drop((self.keys, self.common, self.inherited));
         // A panic in these would leave the shard deaf, so the process ends and is restarted.
         for listener in self.listeners {

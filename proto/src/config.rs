@@ -4,6 +4,7 @@
 //! possible; whether its addresses are free and its directories writable shows when they are used.
 
 mod check;
+mod data;
 mod limits;
 mod operation;
 mod overrides;
@@ -11,6 +12,7 @@ mod reload;
 mod requests;
 mod tls;
 
+pub use data::{Data, KeySource};
 pub use limits::{Figures, Limits, Network, source};
 pub use operation::{BodyForm, Cost, Operation};
 pub use reload::{Class, FIELDS, Field, Reload, VENDOR_FIELDS};
@@ -150,78 +152,6 @@ pub struct Admin {
 impl Default for Admin {
     fn default() -> Admin {
         Admin { listen: SocketAddr::from(([127, 0, 0, 1], 8081)) }
-    }
-}
-
-/// `[data]`: where state lives.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-pub struct Data {
-    /// RocksDB, journals and the control socket.
-    pub dir: PathBuf,
-    /// The key that seals credentials; made at the first start. Absent: `master.key` in `dir`.
-    pub master_key_file: Option<PathBuf>,
-    /// How far store and journals had come, so that an older copy is not started. It should be on
-    /// another disk than `dir`. Absent: beside `dir`, with `.anchor` behind its name.
-    pub anchor_file: Option<PathBuf>,
-    /// The length of a journal's file, in bytes.
-    pub journal_segment_bytes: u64,
-    /// The most files of one worker's journal.
-    pub journal_segments_max: usize,
-}
-
-impl Default for Data {
-    fn default() -> Data {
-        Data {
-            dir: PathBuf::from("./data"),
-            master_key_file: None,
-            anchor_file: None,
-            journal_segment_bytes: 8 * 1024 * 1024,
-            journal_segments_max: 16,
-        }
-    }
-}
-
-impl Data {
-    /// Where the master key is.
-    pub fn master_key_file(&self) -> PathBuf {
-        self.master_key_file.clone().unwrap_or_else(|| self.dir.join("master.key"))
-    }
-
-    /// Where the control socket is.
-    pub fn control_socket(&self) -> PathBuf {
-        self.dir.join(crate::control::SOCKET_NAME)
-    }
-
-    /// Where revokes wait for a dataplane that is down.
-    pub fn revoke_spool(&self) -> PathBuf {
-        self.dir.join(crate::control::SPOOL_NAME)
-    }
-
-    /// Where RocksDB is.
-    pub fn store_dir(&self) -> PathBuf {
-        self.dir.join("store")
-    }
-
-    /// Where the journals are.
-    pub fn journal_dir(&self) -> PathBuf {
-        self.dir.join("journal")
-    }
-
-    /// Where the high-water mark is.
-    pub fn anchor_file(&self) -> PathBuf {
-        self.anchor_file.clone().unwrap_or_else(|| {
-            // The path's own last part may be `..`; components make it a name.
-            let dir: PathBuf = self.dir.components().collect();
-            let mut name = dir.into_os_string();
-            name.push(".anchor");
-            PathBuf::from(name)
-        })
-    }
-
-    /// Where the admin token made at the first start is.
-    pub fn admin_token_file(&self) -> PathBuf {
-        self.dir.join("admin.token")
     }
 }
 

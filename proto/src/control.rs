@@ -5,6 +5,7 @@
 //! the authentication: whoever may open it is the operator.
 
 mod config;
+mod master_key;
 mod requests;
 mod revoke;
 mod tls;
@@ -14,12 +15,15 @@ use std::fmt;
 
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
+use zeroize::Zeroizing;
 
 use crate::handover::TakeOver;
 use crate::key::KeyId;
 use crate::money::{Micros, usd};
 use crate::policy::{KeyChange, KeySpec, Restrictions, Rule};
+use crate::secret::SecretWriter;
 pub use config::{ConfigState, ConfigView};
+pub use master_key::MasterKeyRotated;
 pub use requests::RequestsView;
 pub use revoke::{
     NotARevoke, REVOKE_IDS_MAX, REVOKED_IDS_MAX, Revoke, RevokeSpec, Revoked, SPOOL_BYTES_MAX, SPOOL_NAME,
@@ -88,6 +92,8 @@ pub enum Request {
     ConfirmClock,
     /// Another dataplane wants to take this one's place; answered by [`handover::Answer`](crate::handover::Answer).
     TakeOver(Box<TakeOver>),
+    /// Another master key; answered by [`Reply::MasterKeyRotated`] once every data key is wrapped anew.
+    RotateMasterKey,
     /// The calls in doubt; answered by [`Reply::Doubts`].
     Doubts,
     /// What a call in doubt came to; answered by [`Reply::DoubtResolved`] once that is on disk.
@@ -140,6 +146,8 @@ pub enum Reply {
     Revoked(Box<Revoked>),
     /// To [`Request::Clock`] and [`Request::ConfirmClock`].
     Clock(Box<ClockView>),
+    /// To [`Request::RotateMasterKey`].
+    MasterKeyRotated(MasterKeyRotated),
     /// To [`Request::Doubts`], oldest first of each worker.
     Doubts(Vec<DoubtView>),
     /// To [`Request::ResolveDoubt`].
@@ -332,8 +340,11 @@ pub struct Status {
     pub pid: u32,
     /// Seconds since it started.
     pub uptime_s: u64,
-    /// It admits requests: storage writes, and it is not stopping.
+    /// It admits requests: storage writes, and it is neither stopping nor sealed.
     pub ready: bool,
+    /// Why it is sealed: it forwards nothing until it is restarted with the right master key (rule R2).
+    #[serde(default)]
+    pub sealed: Option<String>,
     /// Where agents reach it.
     pub proxy_listen: String,
     /// `io_uring` or `epoll`.
@@ -399,9 +410,12 @@ impl fmt::Display for FrameError {
 impl std::error::Error for FrameError {}
 
 /// The bytes of a frame.
-pub fn encode(message: &impl Serialize) -> Result<Vec<u8>, FrameError> {
-    let mut bytes = vec![0; FRAME_HEADER_BYTES];
+///
+/// It may hold a secret: it is wiped when it is dropped, and so is each shorter buffer on the way.
+pub fn encode(message: &impl Serialize) -> Result<Zeroizing<Vec<u8>>, FrameError> {
+    let mut bytes = SecretWriter::new(&[0; FRAME_HEADER_BYTES]);
     serde_json::to_writer(&mut bytes, message).map_err(FrameError::Malformed)?;
+    let mut bytes = bytes.finish();
     let length = bytes.len().saturating_sub(FRAME_HEADER_BYTES);
     let header = u32::try_from(length).ok().filter(|_| length <= FRAME_BYTES_MAX);
     let header = header.ok_or(FrameError::TooLong(length))?;

@@ -93,6 +93,8 @@ pub enum Deny {
     Overload(Overload),
     /// The process is stopping.
     Draining,
+    /// The master key is missing or not the store's: no key and no credential can be read (rule R2).
+    Sealed,
     /// The vendor could not be reached: nothing was sent.
     VendorUnreachable,
     /// The vendor's answer broke off or was not HTTP: it may have acted.
@@ -183,6 +185,7 @@ impl Deny {
             Deny::AuditUnavailable
             | Deny::Clock(_)
             | Deny::Draining
+            | Deny::Sealed
             | Deny::AdminUnavailable
             | Deny::ControlUnavailable
             | Deny::PolicyChanged => 503,
@@ -212,6 +215,7 @@ impl Deny {
             Deny::AuditUnavailable => "audit_unavailable",
             Deny::Clock(_) => "clock",
             Deny::Draining => "draining",
+            Deny::Sealed => "sealed",
             Deny::VendorUnreachable => "vendor_unreachable",
             Deny::VendorBroken => "vendor_broken",
             Deny::VendorTimeout => "vendor_timeout",
@@ -248,6 +252,7 @@ impl Deny {
             | Deny::OverTotal { .. }
             | Deny::Malformed { .. }
             | Deny::NotFound
+            | Deny::Sealed
             | Deny::VendorUnreachable
             | Deny::VendorBroken
             | Deny::VendorTimeout
@@ -272,6 +277,9 @@ impl fmt::Display for Above {
         self.0.map_or(Ok(()), |key| write!(f, " of {key}, a key above this one,"))
     }
 }
+
+const SEALED: &str = "keybrake: sealed: it was started without its master key, and forwards nothing until an operator \
+                      restarts it with the right one. Nothing was sent to the vendor.";
 
 struct Explained<'a> {
     deny: &'a Deny,
@@ -327,6 +335,7 @@ impl fmt::Display for Explained<'_> {
             ),
             Deny::Clock(objection) => write!(f, "keybrake: {objection}. Nothing was sent to the vendor."),
             Deny::Draining => f.write_str("keybrake: stopping. Nothing was sent to the vendor; try again."),
+            Deny::Sealed => f.write_str(SEALED),
             Deny::VendorUnreachable => {
                 f.write_str("keybrake: the vendor could not be reached. Nothing was sent; the amount is free again.")
             }

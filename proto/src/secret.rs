@@ -1,6 +1,7 @@
 //! Bytes that must not be shown.
 
 use std::fmt;
+use std::io;
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use zeroize::Zeroizing;
@@ -45,9 +46,67 @@ impl<'de> Deserialize<'de> for SecretText {
     }
 }
 
+/// Where serializers write what may hold a secret: a buffer that has to grow is wiped before it is given back, which
+/// a `Vec` does not do.
+#[derive(Default)]
+pub struct SecretWriter(Zeroizing<Vec<u8>>);
+
+/// The first length of a [`SecretWriter`]: most of what is written fits.
+const WRITER_BYTES: usize = 1024;
+
+impl SecretWriter {
+    /// A buffer that begins with `head`.
+    pub fn new(head: &[u8]) -> SecretWriter {
+        let mut writer = SecretWriter(Zeroizing::new(Vec::with_capacity(WRITER_BYTES.max(head.len()))));
+        writer.append(head);
+        writer
+    }
+
+    /// What was written.
+    pub fn finish(self) -> Zeroizing<Vec<u8>> {
+        self.0
+    }
+
+    fn append(&mut self, bytes: &[u8]) {
+        let needed = self.0.len().saturating_add(bytes.len());
+        if needed > self.0.capacity() {
+            let mut larger = Vec::with_capacity(needed.saturating_mul(2));
+            larger.extend_from_slice(&self.0);
+            // The old one is wiped here.
+            self.0 = Zeroizing::new(larger);
+        }
+        self.0.extend_from_slice(bytes);
+    }
+}
+
+impl io::Write for SecretWriter {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.append(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
 #[cfg(test)]
 mod tests {
+    use io::Write as _;
+
     use super::*;
+
+    #[test]
+    fn s1_a_writer_keeps_what_it_was_given_over_every_growth() {
+        let mut writer = SecretWriter::new(b"head");
+        let mut expected = b"head".to_vec();
+        for length in 0..200_usize {
+            let bytes = vec![u8::try_from(length % 251).unwrap(); length];
+            writer.write_all(&bytes).unwrap();
+            expected.extend_from_slice(&bytes);
+        }
+        assert_eq!(*writer.finish(), expected);
+    }
 
     #[test]
     fn debug_output_hides_the_secret() {

@@ -10,6 +10,8 @@ use rustls::{ClientConfig, ClientConnection, StreamOwned};
 use serde_json::Value;
 use socket2::{Domain, Protocol, Socket, Type};
 
+use crate::leaks;
+
 /// How long a peer may be silent.
 const SILENCE_MAX: Duration = Duration::from_secs(30);
 
@@ -272,6 +274,14 @@ impl Client {
     /// # Errors
     /// When the peer closes, resets or is silent for thirty seconds.
     pub fn try_reply(&mut self) -> std::io::Result<Reply> {
+        let reply = self.read_reply()?;
+        let fields =
+            reply.fields.iter().flat_map(|(name, value)| [name.as_bytes(), b":", value.as_bytes(), b"\n"]);
+        leaks::reply(&[fields.collect::<Vec<_>>().concat(), reply.body.clone()].concat());
+        Ok(reply)
+    }
+
+    fn read_reply(&mut self) -> std::io::Result<Reply> {
         let mut reply = self.try_head()?;
         if reply.status < 200 || matches!(reply.status, 204 | 304) {
             return Ok(reply);

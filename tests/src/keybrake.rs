@@ -1,6 +1,7 @@
 //! keybrake itself: a data directory of its own, a dataplane, and an admin process where one is asked for.
 
 mod rolling;
+mod secrets;
 mod torture;
 
 use std::ffi::CString;
@@ -131,6 +132,7 @@ impl Setup {
             dir,
         };
         std::fs::write(keybrake.config(), keybrake.config_text()).unwrap();
+        keybrake.register_given();
         keybrake
     }
 
@@ -214,6 +216,7 @@ impl Keybrake {
     #[must_use]
     pub fn with_secret(mut self, secret: Option<&str>) -> Keybrake {
         self.setup.secret = secret.map(str::to_owned);
+        self.register_given();
         self
     }
 
@@ -371,6 +374,7 @@ impl Keybrake {
     /// Calls the admin API with the admin token and a JSON body, if any.
     #[must_use]
     pub fn operate(&self, line: &str, body: Option<&Value>) -> Reply {
+        secrets::register_body(body);
         let body = body.map(Value::to_string).unwrap_or_default();
         let head = format!("{line}\nAuthorization: Bearer {ADMIN_TOKEN}\nContent-Type: application/json");
         http::call(self.admin_address(), &head, body.as_bytes())

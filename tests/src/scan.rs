@@ -3,25 +3,44 @@
 use std::path::{Path, PathBuf};
 
 use base64::Engine as _;
-use base64::engine::general_purpose::STANDARD;
+use base64::engine::general_purpose::{STANDARD, URL_SAFE};
 
-/// The forms in which a secret may leak: as it is, in hex, and in base64 at each of the three offsets
-/// it can have in a longer text.
+/// The forms in which a secret may leak: as it is, in hex, percent-encoded, and in both alphabets of base64 at each of the
+/// three offsets it can have in a longer text.
 #[must_use]
 pub fn forms_of(secret: &str) -> Vec<Vec<u8>> {
-    let bytes = secret.as_bytes();
-    let hex = |upper: bool| -> Vec<u8> {
-        let digit = |byte: &u8| if upper { format!("{byte:02X}") } else { format!("{byte:02x}") };
-        bytes.iter().map(digit).collect::<String>().into_bytes()
+    forms_of_bytes(secret.as_bytes())
+}
+
+/// As [`forms_of`], of a secret that is no text.
+#[must_use]
+pub fn forms_of_bytes(bytes: &[u8]) -> Vec<Vec<u8>> {
+    let each = |form: &dyn Fn(&u8) -> String| bytes.iter().map(form).collect::<String>().into_bytes();
+    // Some encoders leave letters and digits alone.
+    let reserved = |byte: &u8, encoded: String| match byte.is_ascii_alphanumeric() {
+        true => char::from(*byte).to_string(),
+        false => encoded,
     };
-    let mut forms = vec![bytes.to_vec(), hex(false), hex(true)];
-    for offset in 0..3 {
-        let encoded = STANDARD.encode([&vec![b'x'; offset][..], bytes].concat());
-        // The letters at both ends also depend on the secret's neighbors.
-        let start = (offset * 4).div_ceil(3);
-        let end = encoded.trim_end_matches('=').len() - 1;
-        forms.push(encoded.as_bytes()[start..end].to_vec());
+    let mut forms = vec![
+        bytes.to_vec(),
+        each(&|byte| format!("{byte:02x}")),
+        each(&|byte| format!("{byte:02X}")),
+        each(&|byte| format!("%{byte:02x}")),
+        each(&|byte| format!("%{byte:02X}")),
+        each(&|byte| reserved(byte, format!("%{byte:02x}"))),
+        each(&|byte| reserved(byte, format!("%{byte:02X}"))),
+    ];
+    for alphabet in [&STANDARD, &URL_SAFE] {
+        for offset in 0..3 {
+            let encoded = alphabet.encode([&vec![b'x'; offset][..], bytes].concat());
+            // The letters at both ends also depend on the secret's neighbors.
+            let start = (offset * 4).div_ceil(3);
+            let end = encoded.trim_end_matches('=').len() - 1;
+            forms.push(encoded.as_bytes()[start..end].to_vec());
+        }
     }
+    forms.sort();
+    forms.dedup();
     forms
 }
 
@@ -84,6 +103,10 @@ mod tests {
         }
         let hex: String = secret.bytes().map(|byte| format!("{byte:02x}")).collect();
         assert!(holds(format!("00{hex}00").as_bytes(), secret));
+        let percent: String = secret.bytes().map(|byte| format!("%{byte:02X}")).collect();
+        assert!(holds(percent.as_bytes(), secret));
+        assert!(holds(b"k=sk%5Ftest%5Fabcdefgh", secret));
+        assert!(holds(URL_SAFE.encode("?>sk_test_abcdefgh").as_bytes(), secret));
         assert!(!holds(b"sk_test_abcdefg", secret));
     }
 }

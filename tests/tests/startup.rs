@@ -7,7 +7,7 @@
     reason = "test code: a panic is how it reports"
 )]
 
-use std::fs::{self, Permissions};
+use std::fs;
 use std::net::TcpListener;
 use std::os::unix::fs::PermissionsExt as _;
 
@@ -133,22 +133,13 @@ fn a_credential_that_is_no_bare_secret_is_refused_and_not_shown() {
 }
 
 #[test]
-fn a_wrong_or_missing_or_open_master_key_is_refused() {
-    let mut keybrake = Setup::new(NOWHERE).start();
-    assert_eq!(keybrake.dataplane().stop(), 0);
-    let path = keybrake.data().join("master.key");
-    let right = fs::read(&path).unwrap();
-    fs::write(&path, "00".repeat(32)).unwrap();
-    check(&keybrake, &["master key"]);
-    fs::write(&path, "half a key").unwrap();
-    check(&keybrake, &["master key", "64"]);
-    fs::remove_file(&path).unwrap();
-    check(&keybrake, &["master.key", "not there"]);
-    fs::write(&path, right).unwrap();
-    fs::set_permissions(&path, Permissions::from_mode(0o644)).unwrap();
-    check(&keybrake, &["chmod 600"]);
-    fs::set_permissions(&path, Permissions::from_mode(0o600)).unwrap();
-    keybrake.start_dataplane();
+fn r2_a_first_start_without_its_master_key_is_refused() {
+    let keybrake = Setup::new(NOWHERE).data_line("master_key_env = \"KB_MASTER\"").prepare();
+    check(&keybrake, &["KB_MASTER is not set"]);
+    let line = "master_key_command = [\"/nowhere/kms\"]";
+    check(&Setup::new(NOWHERE).data_line(line).prepare(), &["master_key_command", "/nowhere/kms"]);
+    let both = "master_key_env = \"KB_MASTER\"\nmaster_key_file = \"key\"";
+    check(&Setup::new(NOWHERE).data_line(both).prepare(), &["data.master_key_file", "give one"]);
 }
 
 #[test]

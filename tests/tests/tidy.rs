@@ -36,7 +36,7 @@ const LAYERS: [&[&str]; 21] = [
     &["resolve", "deadline", "metrics", "lease", "tokens", "requests", "limits"],
     &["rt", "mailbox", "alarm", "fault"],
     &["seal", "clock"],
-    &["marks", "progress", "descriptors", "source"],
+    &["marks", "progress", "descriptors", "source", "environment"],
 ];
 
 /// Lines of `files` that hold one of `words`, with their place.

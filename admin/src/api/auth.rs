@@ -1,43 +1,120 @@
-//! Who is calling: the admin token for operators, a vault key for its holder, and never one for the other.
+//! Who is calling: an admin token for operators, a vault key for its holder, and never one for the other.
 
-use std::sync::Arc;
+use std::net::IpAddr;
+use std::sync::{Arc, OnceLock};
+use std::time::Instant;
 
 use axum::extract::{Request, State};
-use axum::http::HeaderMap;
 use axum::http::header::AUTHORIZATION;
+use axum::http::{HeaderMap, StatusCode};
 use axum::middleware::Next;
 use axum::response::{IntoResponse as _, Response};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use keybrake_proto::key;
 
-use super::Api;
 use super::error::ApiError;
+use super::{Api, now};
+use crate::scope::{self, Scope};
+use crate::tokens::{Caller, Verdict, Wrong};
 
-/// Lets a request with the admin token through.
-pub(super) async fn operator(State(api): State<Arc<Api>>, request: Request, next: Next) -> Response {
-    if is_operator(&api, request.headers()) {
-        return next.run(request).await;
+/// Whose token a request came with, for the one line that says who changed what.
+#[derive(Clone, Default)]
+pub(super) struct Who(Arc<OnceLock<String>>);
+
+impl Who {
+    /// The token's name, if there was a right one.
+    pub(super) fn name(&self) -> Option<&str> {
+        self.0.get().map(String::as_str)
     }
-    no_operator(&api, request.headers()).into_response()
 }
 
-/// Whether the request has the admin token.
-pub(super) fn is_operator(api: &Api, headers: &HeaderMap) -> bool {
-    bearer(headers).is_some_and(|token| api.token.matches(token))
+/// The longest path in that line; names and ids are shorter.
+const LOGGED_BYTES_MAX: usize = 200;
+
+/// Who changed what, in a form that stays as it is. A path has no blank and no control character.
+pub(super) fn log_line(name: &str, from: &str, asked: &str, status: StatusCode) -> String {
+    let asked: String = asked.chars().take(LOGGED_BYTES_MAX).collect();
+    format!("keybrake admin: change: by={name} from={from} status={} {asked}", status.as_u16())
 }
 
-/// The answer to one that has not.
-pub(super) fn no_operator(api: &Api, headers: &HeaderMap) -> ApiError {
+/// Lets a request through whose token has one of the scopes.
+pub(super) async fn holder(
+    State((api, scopes)): State<(Arc<Api>, &'static [Scope])>,
+    request: Request,
+    next: Next,
+) -> Response {
+    let who = request.extensions().get::<Who>().cloned().unwrap_or_default();
+    match identify(&api, request.headers(), &who).and_then(|caller| permit(&caller, scopes)) {
+        Ok(()) => next.run(request).await,
+        Err(refusal) => refusal.into_response(),
+    }
+}
+
+/// Whether the request has what could be a token.
+pub(super) fn has_token(headers: &HeaderMap) -> bool {
+    bearer(headers).is_some()
+}
+
+/// Whose token the request has.
+pub(super) fn identify(api: &Api, headers: &HeaderMap, who: &Who) -> Result<Caller, ApiError> {
     let token = bearer(headers);
+    let wrong = match token.map(|token| api.tokens.authenticate(token, now())) {
+        Some(Ok(caller)) => {
+            // It is set once a request.
+            who.0.set(caller.name.clone()).ok();
+            return Ok(caller);
+        }
+        Some(Err(wrong)) => Some(wrong),
+        None => None,
+    };
     api.metrics.count_unauthorized();
     let is_vault_key = token.is_some_and(key::is_well_formed);
-    let message = match (token, is_vault_key) {
-        (None, _) => "send the admin token as `Authorization: Bearer …`; `keybrake token` says where it is",
-        (Some(_), true) => "a vault key is not an admin token; `keybrake token` says where that is",
-        (Some(_), false) => "this is not the admin token; `keybrake token` says where it is",
-    };
-    ApiError::unauthorized(message)
+    Err(ApiError::unauthorized(match wrong {
+        None => {
+            "send an admin token as `Authorization: Bearer …`; `keybrake token` says where the first one is"
+        }
+        Some(_) if is_vault_key => {
+            "a vault key is not an admin token; `keybrake token` says where the first one is"
+        }
+        Some(Wrong::Unknown) => "this is not an admin token; `keybrake token` says where the first one is",
+        Some(Wrong::Expired) => {
+            "this admin token has expired; ask for another, or `keybrake token create` one"
+        }
+        Some(Wrong::Revoked) => {
+            "this admin token was revoked; ask for another, or `keybrake token create` one"
+        }
+    }))
+}
+
+/// Whether a token may do what one of these scopes allows.
+pub(super) fn permit(caller: &Caller, scopes: &[Scope]) -> Result<(), ApiError> {
+    if scope::allows(&caller.scopes, scopes) {
+        return Ok(());
+    }
+    let message = format!(
+        "the token `{}` has the scope {}, and this needs {}, or admin",
+        caller.name,
+        scope::listed(&caller.scopes),
+        scope::listed(scopes)
+    );
+    Err(ApiError::new(StatusCode::FORBIDDEN, "scope_missing", message))
+}
+
+/// Answers a wrong token or key from `peer` later the more of them there are. A right one never waits.
+pub(super) async fn slow_down(api: &Api, peer: IpAddr, refusal: Response) -> Response {
+    match api.guesses.wrong(peer, Instant::now()) {
+        Verdict::After(wait) if wait.is_zero() => refusal,
+        Verdict::After(wait) => {
+            let _waiting = api.guesses.waits();
+            tokio::time::sleep(wait).await;
+            refusal
+        }
+        Verdict::TooMany => {
+            let message = "too many wrong tokens from this address; a right one is answered at once";
+            ApiError::new(StatusCode::TOO_MANY_REQUESTS, "too_many_wrong_tokens", message).into_response()
+        }
+    }
 }
 
 /// The vault key of the request: a bearer token, or either half of Basic, as vendors' SDKs send it.

@@ -18,6 +18,7 @@ use serde_json::{Map, Value};
 use super::doubts::Charge;
 use super::error::ApiError;
 use super::{Api, BODY_BYTES_MAX, auth};
+use crate::scope::Scope;
 
 /// The longest a body may take to arrive.
 const BODY_TIMEOUT: Duration = Duration::from_secs(30);
@@ -27,7 +28,7 @@ const REVOKE_FIELDS: [&str; 7] = ["ids", "label", "agent_run_label", "subtree", 
 
 const CHARGE_EXAMPLE: &str = r#"{"usd": 12.50}"#;
 
-/// A [`KeySpec`] from the body of a request that may issue it: one with the admin token, or one that names a vault key,
+/// A [`KeySpec`] from the body of a request that may issue it: one with a token for that, or one that names a vault key,
 /// and not an id, as the parent. Whether that key is good, the dataplane judges.
 pub(super) struct SpecBody(pub(super) KeySpec);
 
@@ -35,13 +36,20 @@ impl FromRequest<Arc<Api>> for SpecBody {
     type Rejection = ApiError;
 
     async fn from_request(request: Request, api: &Arc<Api>) -> Result<SpecBody, ApiError> {
+        let who = request.extensions().get::<auth::Who>().cloned().unwrap_or_default();
         let headers = request.headers().clone();
-        let is_operator = auth::is_operator(api, &headers);
         let read = read(request, api).await;
         let names_parent = || read.as_ref().is_ok_and(|bytes| names_vault_key(bytes));
-        // Whoever has shown nothing learns nothing of their body.
-        if !is_operator && !names_parent() {
-            return Err(auth::no_operator(api, &headers));
+        // The holder of a vault key needs no token.
+        if !names_parent() || auth::has_token(&headers) {
+            let caller = auth::identify(api, &headers, &who);
+            let permitted = caller.and_then(|caller| auth::permit(&caller, &[Scope::Issue]));
+            // Whoever has shown nothing learns nothing of their body.
+            if let Err(refusal) = permitted
+                && !names_parent()
+            {
+                return Err(refusal);
+            }
         }
         parse(&read?).map(SpecBody)
     }
@@ -110,6 +118,60 @@ impl<S: Send + Sync> FromRequest<S> for ChargeBody {
         members(&bytes, CHARGE_EXAMPLE)?;
         serde_json::from_slice(&bytes).map(ChargeBody).map_err(|error| {
             ApiError::field("invalid_field", "usd", format!("{error}; send {CHARGE_EXAMPLE}"))
+        })
+    }
+}
+
+/// A new token, from a request's body.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct TokenBody {
+    pub(super) name: String,
+    pub(super) scopes: Vec<Scope>,
+    /// A duration such as `30d`; absent: it does not expire.
+    #[serde(default)]
+    pub(super) expires_in: Option<String>,
+}
+
+impl<S: Send + Sync> FromRequest<S> for TokenBody {
+    type Rejection = ApiError;
+
+    async fn from_request(request: Request, state: &S) -> Result<TokenBody, ApiError> {
+        const EXAMPLE: &str = r#"{"name": "ci", "scopes": ["revoke"], "expires_in": "30d"}"#;
+        let bytes = read(request, state).await?;
+        members(&bytes, EXAMPLE)?;
+        serde_json::from_slice(&bytes).map_err(|error| {
+            let message = format!("{error}; send such as {EXAMPLE}");
+            ApiError::new(StatusCode::BAD_REQUEST, "invalid_body", message)
+        })
+    }
+}
+
+/// How a token is rotated, from a request's body, which may be empty.
+#[derive(Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct RotateBody {
+    /// How long the text before is accepted as well, such as `10m`; absent: not at all.
+    #[serde(default)]
+    pub(super) overlap: Option<String>,
+}
+
+impl<S: Send + Sync> FromRequest<S> for RotateBody {
+    type Rejection = ApiError;
+
+    async fn from_request(request: Request, state: &S) -> Result<RotateBody, ApiError> {
+        const EXAMPLE: &str = r#"{"overlap": "10m"}"#;
+        if request.headers().get(CONTENT_TYPE).is_none() {
+            return Ok(RotateBody::default());
+        }
+        let bytes = read(request, state).await?;
+        if bytes.is_empty() {
+            return Ok(RotateBody::default());
+        }
+        members(&bytes, EXAMPLE)?;
+        serde_json::from_slice(&bytes).map_err(|error| {
+            let message = format!("{error}; send such as {EXAMPLE}, or nothing");
+            ApiError::new(StatusCode::BAD_REQUEST, "invalid_body", message)
         })
     }
 }

@@ -29,6 +29,7 @@ async fn ask(api: &Api, request: &Request) -> Result<Json<ClockView>, ApiError> 
         | Reply::Changed { .. }
         | Reply::Vendors(_)
         | Reply::CredentialSet(_)
+        | Reply::MasterKeyRotated(_)
         | Reply::Keys { .. }
         | Reply::Key(_)
         | Reply::Revoked(_)

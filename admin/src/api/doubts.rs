@@ -38,6 +38,7 @@ pub(super) async fn list(State(api): State<Arc<Api>>) -> Result<Json<Doubts>, Ap
         | Reply::Changed { .. }
         | Reply::Vendors(_)
         | Reply::CredentialSet(_)
+        | Reply::MasterKeyRotated(_)
         | Reply::Keys { .. }
         | Reply::Key(_)
         | Reply::Revoked(_)
@@ -74,6 +75,7 @@ async fn resolve(api: &Api, id: String, charge_usd: Option<Micros>) -> Result<Js
         | Reply::Vendors(_)
         | Reply::Config(_)
         | Reply::CredentialSet(_)
+        | Reply::MasterKeyRotated(_)
         | Reply::Keys { .. }
         | Reply::Key(_)
         | Reply::Revoked(_)

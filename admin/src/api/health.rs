@@ -25,6 +25,7 @@ impl Api {
             | Reply::Changed { .. }
             | Reply::Vendors(_)
             | Reply::CredentialSet(_)
+            | Reply::MasterKeyRotated(_)
             | Reply::Keys { .. }
             | Reply::Key(_)
             | Reply::Revoked(_)
@@ -43,8 +44,14 @@ pub(super) async fn livez() -> &'static str {
 
 /// `GET /readyz`: agents' requests are admitted.
 pub(super) async fn readyz(State(api): State<Arc<Api>>) -> Result<&'static str, ApiError> {
-    if api.dataplane().await?.ready {
+    let status = api.dataplane().await?;
+    if status.ready {
         return Ok("ok\n");
+    }
+    if status.sealed.is_some() {
+        let message =
+            "the dataplane is sealed: it was started without its master key; `keybrake status` says more";
+        return Err(ApiError::new(StatusCode::SERVICE_UNAVAILABLE, "sealed", message));
     }
     let message =
         "the dataplane runs and admits nothing: it starts, stops, or cannot write; look at its output";
@@ -89,6 +96,8 @@ struct Running {
     version: String,
     pid: u32,
     uptime_s: u64,
+    /// Why it forwards nothing until it is restarted with the right master key.
+    sealed: Option<String>,
     proxy_listen: String,
     driver: String,
     workers: usize,
@@ -122,6 +131,7 @@ pub(super) async fn healthz(State(api): State<Arc<Api>>) -> Json<impl Serialize>
                 version: status.version,
                 pid: status.pid,
                 uptime_s: status.uptime_s,
+                sealed: status.sealed,
                 proxy_listen: status.proxy_listen,
                 driver: status.driver,
                 workers: status.workers,

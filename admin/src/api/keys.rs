@@ -280,6 +280,7 @@ pub(super) fn unexpected(reply: Reply) -> ApiError {
         | Reply::Changed { .. }
         | Reply::Vendors(_)
         | Reply::CredentialSet(_)
+        | Reply::MasterKeyRotated(_)
         | Reply::Keys { .. }
         | Reply::Key(_)
         | Reply::Revoked(_)

@@ -198,7 +198,8 @@ fn refusal(status: u16, body: &Value) -> String {
     let message = text("message").unwrap_or("the admin API gave no reason");
     match (status, text("field")) {
         (401, _) => format!(
-            "the admin API does not accept this token; set {TOKEN_ENV}, or name the right file with --token-file"
+            "the admin API does not accept this token: {message}; set {TOKEN_ENV}, or name the right file with \
+             --token-file"
         ),
         // Some messages begin with the field already.
         (_, Some(field)) if !message.starts_with(field) => format!("{field}: {message}"),

@@ -1,9 +1,8 @@
-//! `keybrake status` and `keybrake token`.
+//! `keybrake status`.
 
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use clap::Args;
 use keybrake_proto::control::{RequestsView, TlsView};
 use keybrake_proto::time::UnixMicros;
 use serde_json::{Value, json};
@@ -12,17 +11,6 @@ use super::client::Client;
 use super::{Connection, Invocation, print, print_json, table};
 use crate::config;
 use crate::failure::Failure;
-use crate::token::{self, TOKEN_ENV};
-
-#[derive(Debug, Args)]
-pub(super) struct TokenArguments {
-    /// Print the token itself.
-    #[arg(long)]
-    show: bool,
-    /// The file with the admin token [default: data.dir/admin.token].
-    #[arg(long, value_name = "FILE")]
-    token_file: Option<PathBuf>,
-}
 
 /// `keybrake status`.
 pub(super) fn status(invocation: &Invocation<'_>, connection: &Connection) -> Result<ExitCode, Failure> {
@@ -59,6 +47,12 @@ fn is(part: &Value, name: &str) -> bool {
 fn dataplane(part: &Value) -> String {
     if !is(part, "up") {
         return format!("down: {}", text(part, "error"));
+    }
+    if let Some(why) = part.get("sealed").and_then(Value::as_str) {
+        return format!(
+            "SEALED, forwards nothing: {why}; restart it with the right master key (docs/operations.md), process {}",
+            number(part, "pid")
+        );
     }
     let ready = if is(part, "ready") { "ready" } else { "NOT READY, admits nothing" };
     format!(
@@ -137,40 +131,4 @@ fn elapsed(part: &Value) -> String {
         7200..172_800 => format!("{} h", whole(3600)),
         _ => format!("{} days", whole(86_400)),
     }
-}
-
-/// `keybrake token`: where it is, and the secret itself only where asked.
-pub(super) fn token(invocation: &Invocation<'_>, arguments: &TokenArguments) -> Result<ExitCode, Failure> {
-    let environment = std::env::var_os(TOKEN_ENV);
-    // The token file's place is the configuration's, unless the token comes from elsewhere.
-    let config = match (&environment, &arguments.token_file) {
-        (None, None) => Some(config::load(invocation.config)?),
-        (Some(_), _) | (_, Some(_)) => None,
-    };
-    let place = match (&environment, &arguments.token_file, &config) {
-        (Some(_), _, _) => TOKEN_ENV.to_owned(),
-        (None, Some(path), _) => path.display().to_string(),
-        (None, None, Some(config)) => config.data.admin_token_file().display().to_string(),
-        (None, None, None) => return Err(Failure::setup("the admin token's place is not known")),
-    };
-    if !arguments.show {
-        let exists = environment.is_some() || PathBuf::from(&place).exists();
-        if invocation.json {
-            print_json(&json!({"place": place, "exists": exists}))?;
-        } else if exists {
-            print(&format!("{place}\n"))?;
-        } else {
-            print(&format!("{place} (not there yet: `keybrake up` makes it)\n"))?;
-        }
-        return Ok(ExitCode::SUCCESS);
-    }
-    let data = config.as_ref().map(|config| &config.data);
-    let token = token::of_client(environment, arguments.token_file.as_deref(), data)?;
-    let token = String::from_utf8_lossy(token.expose());
-    if invocation.json {
-        print_json(&json!({"place": place, "token": token}))?;
-    } else {
-        print(&format!("{token}\n"))?;
-    }
-    Ok(ExitCode::SUCCESS)
 }

@@ -8,7 +8,7 @@ use std::process::ExitCode;
 use clap::{Args, Subcommand};
 use keybrake_proto::control::{CredentialSet, Only, VendorView};
 use keybrake_proto::policy::{DEFAULT_ACCOUNT, is_account_name};
-use keybrake_proto::secret::{Secret, SecretText};
+use keybrake_proto::secret::{Secret, SecretText, SecretWriter};
 use serde::{Deserialize, Serialize};
 
 use super::client::Client;
@@ -111,8 +111,9 @@ fn set(invocation: &Invocation<'_>, arguments: &Set, only: Option<Only>) -> Resu
     let Set { vendor, account, .. } = arguments;
     let credential = SecretText(read(arguments)?);
     let client = Client::new(invocation, &arguments.connection)?;
-    let body = Secret::new(serde_json::to_vec(&Body { credential, only }).map_err(Failure::operation)?);
-    let answer = client.put(&format!("/vendors/{vendor}/accounts/{account}"), body.expose())?;
+    let mut body = SecretWriter::default();
+    serde_json::to_writer(&mut body, &Body { credential, only }).map_err(Failure::operation)?;
+    let answer = client.put(&format!("/vendors/{vendor}/accounts/{account}"), &body.finish())?;
     let is_done = answer.status != 202;
     if invocation.json {
         print_json(&answer.body)?;
@@ -140,8 +141,13 @@ fn read(arguments: &Set) -> Result<Secret, Failure> {
                     "a credential is not typed in: redirect a file to standard input, or give --credential-file",
                 ));
             }
-            let mut bytes = Vec::new();
-            std::io::stdin().take(CREDENTIAL_BYTES_MAX).read_to_end(&mut bytes).map_err(Failure::setup)?;
+            // It never grows, so no copy is left behind.
+            let mut bytes = Vec::with_capacity(128 * 1024);
+            std::io::stdin()
+                .lock()
+                .take(CREDENTIAL_BYTES_MAX)
+                .read_to_end(&mut bytes)
+                .map_err(Failure::setup)?;
             bytes
         }
     };

@@ -96,6 +96,7 @@ fn ask(socket: &Path, revoke: &Revoke) -> Result<Box<Revoked>, Fault> {
         | Reply::Keys { .. }
         | Reply::Key(_)
         | Reply::Clock(_)
+        | Reply::MasterKeyRotated(_)
         | Reply::Doubts(_)
         | Reply::Config(_)
         | Reply::DoubtResolved(_) => {

@@ -16,6 +16,7 @@ use std::time::{Duration, Instant};
 use keybrake_proto::control::{self, FRAME_HEADER_BYTES, FrameError, Reply, Request};
 use keybrake_proto::handover::TakeOver;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use zeroize::Zeroizing;
 
 use super::revoke::Closing;
 use super::{Asked, Control, busy, hand_over, refused};
@@ -103,7 +104,7 @@ pub(super) enum Returned {
 /// A connection.
 pub(super) struct Peer {
     stream: UnixStream,
-    input: Vec<u8>,
+    input: Zeroizing<Vec<u8>>,
     /// It sends no more. What it sent before counts: whoever gave up waiting has still ordered.
     has_ended: bool,
     since: Instant,
@@ -222,7 +223,7 @@ impl Front {
         self.count.fetch_add(1, Ordering::Relaxed);
         let counted = Counted(Arc::clone(&self.count));
         let mut peer =
-            Peer { stream, input: Vec::new(), has_ended: false, since: arrived, _counted: counted };
+            Peer { stream, input: Zeroizing::default(), has_ended: false, since: arrived, _counted: counted };
         peer.read();
         self.serve(peer, arrived);
     }
@@ -316,11 +317,12 @@ impl Front {
 impl Peer {
     /// Reads what is there.
     fn read(&mut self) {
-        let mut buffer = [0; READ_BYTES];
+        // A frame may hold a credential: every copy is wiped (rule S1).
+        let mut buffer = Zeroizing::new([0; READ_BYTES]);
         // One request at a time is served, so there is nothing to gain from more than one.
         while self.input.len() <= REQUEST_BYTES_MAX {
-            match self.stream.read(&mut buffer) {
-                Ok(read @ 1..) => self.input.extend_from_slice(buffer.get(..read).unwrap_or_default()),
+            match self.stream.read(&mut buffer[..]) {
+                Ok(read @ 1..) => self.append(buffer.get(..read).unwrap_or_default()),
                 Err(error) if error.kind() == ErrorKind::WouldBlock => return,
                 Err(error) if error.kind() == ErrorKind::Interrupted => {}
                 Ok(0) | Err(_) => {
@@ -331,8 +333,18 @@ impl Peer {
         }
     }
 
+    fn append(&mut self, bytes: &[u8]) {
+        let needed = self.input.len().saturating_add(bytes.len());
+        if needed > self.input.capacity() {
+            let mut larger = Zeroizing::new(Vec::with_capacity(needed.saturating_mul(2)));
+            larger.extend_from_slice(&self.input);
+            self.input = larger;
+        }
+        self.input.extend_from_slice(bytes);
+    }
+
     /// The next request's body, once all of it is there.
-    fn take_frame(&mut self) -> Result<Option<Vec<u8>>, FrameError> {
+    fn take_frame(&mut self) -> Result<Option<Zeroizing<Vec<u8>>>, FrameError> {
         let Some((header, rest)) = self.input.split_first_chunk::<FRAME_HEADER_BYTES>() else {
             return Ok(None);
         };
@@ -340,8 +352,9 @@ impl Peer {
         if length > REQUEST_BYTES_MAX {
             return Err(FrameError::TooLong(length));
         }
-        let Some(body) = rest.get(..length).map(<[u8]>::to_vec) else { return Ok(None) };
-        self.input.drain(..FRAME_HEADER_BYTES.saturating_add(length));
+        let Some((body, rest)) = rest.split_at_checked(length) else { return Ok(None) };
+        let body = Zeroizing::new(body.to_vec());
+        self.input = Zeroizing::new(rest.to_vec());
         Ok(Some(body))
     }
 }

@@ -20,13 +20,11 @@ use crate::pool::{Credential, Vendor};
 use crate::settings::Settings;
 use crate::shard::Message;
 use crate::source::Source;
-use crate::storage::{Others, StoredCredential};
+use crate::storage::{Store, StoredCredential};
 
 /// The file, and what became of it.
 pub(crate) struct Reloads {
     source: Source,
-    /// Credentials of vendors that the configuration did not name at the start; one of them may be added.
-    others: Others,
     state: Mutex<State>,
 }
 
@@ -50,10 +48,10 @@ struct Renewed {
 
 impl Reloads {
     /// Of what was read from `source` just now.
-    pub(crate) fn new(source: Source, others: Others) -> Reloads {
+    pub(crate) fn new(source: Source) -> Reloads {
         let seen = ConfigState { read_at: clock::wall().to_string(), ..ConfigState::default() };
         let state = State { seen, changed: Vec::new(), done: 0, refused: 0 };
-        Reloads { source, others, state: Mutex::new(state) }
+        Reloads { source, state: Mutex::new(state) }
     }
 
     /// What became of the file.
@@ -169,8 +167,12 @@ impl Control {
 
     /// A vendor that was not there before, with the credentials that the store has, or its first one.
     fn add_vendor(&self, added: &config::Vendor) -> anyhow::Result<Vec<Arc<Vendor>>> {
-        let stored = self.reloads.others.get(&added.name).cloned().unwrap_or_default();
-        open_vendor::open(added, stored, &self.master, |account, first| {
+        if self.seals().is_err() {
+            anyhow::bail!("the master key is being rotated; try again");
+        }
+        // Beside the storage thread, which has synced every credential that was ever acknowledged.
+        let stored = Store::read(&self.data.store_dir())?.credentials(&added.name)?;
+        open_vendor::open(added, stored, &self.master.load(), |account, first| {
             self.keep(&added.name, account, first)
         })
     }

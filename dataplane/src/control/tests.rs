@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 use std::sync::atomic::AtomicU32;
 
+use arc_swap::ArcSwap;
 use keybrake_proto::catalog::Catalog;
 use keybrake_proto::catalog::book::PriceBook;
 use keybrake_proto::config::{Config, Data};
@@ -20,7 +21,7 @@ use crate::registry::{Epoch, KeyEntry, KeyRecord};
 use crate::requests::OfMonth;
 use crate::seal::MasterKey;
 use crate::source::Source;
-use crate::storage::{self, Others, Store};
+use crate::storage::{self, Store};
 
 struct Directory(PathBuf);
 
@@ -87,15 +88,14 @@ fn control(directory: &Directory, shards: usize, keys: &[Arc<KeyEntry>]) -> Cont
         storage,
         clock: Arc::new(Clock::open(&directory.0, Day::default()).unwrap()),
         digester: master.digester(),
-        master,
+        master: Arc::new(ArcSwap::from_pointee(master)),
+        data: Data { dir: directory.0.clone(), ..Data::default() },
+        rotates: Arc::default(),
         limits: crate::limits::Limits::of_tests(),
         lease: Lease::new(),
         settings: ArcSwap::new(settings()),
         requests: Arc::new(Requests::new(OfMonth::default())),
-        reloads: Reloads::new(
-            Source { path: directory.0.join("keybrake.toml"), driver: None },
-            Others::new(),
-        ),
+        reloads: Reloads::new(Source { path: directory.0.join("keybrake.toml"), driver: None }),
         proxy_listen: String::new(),
         kernel: Kernel::Epoll,
         started: Instant::now(),

@@ -76,6 +76,9 @@ impl Control {
             let message = "must be the bare secret: 1 to 4096 visible ASCII characters";
             return refused(400, "invalid_field", Some("credential"), message);
         }
+        if let Err(refusal) = self.seals() {
+            return refusal;
+        }
         let before = upstream.credential(account);
         match (&before, only) {
             (Some(_), Some(Only::New)) => {
@@ -99,7 +102,7 @@ impl Control {
             Ok(new) => new,
             Err(problem) => return refused(400, "invalid_field", Some("credential"), problem),
         };
-        let sealed = match self.master.seal(vendor, account, version, secret) {
+        let sealed = match self.master.load().seal(vendor, account, version, secret) {
             Ok(sealed) => sealed,
             Err(error) => return refused(503, "no_randomness", None, error.to_string()),
         };

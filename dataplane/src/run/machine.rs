@@ -50,15 +50,13 @@ pub(super) fn start_reloads(control: &Arc<Control>, hang_ups: Receiver<i32>) -> 
     Ok(())
 }
 
-/// Before anything else: what must not leak does not, and as many files may be open as the system allows. Answers what
-/// agents may use up.
+/// As many files may be open as the system allows. Answers what agents may use up.
 pub(super) fn prepare(config: &Config) -> Arc<Limits> {
-    harden();
     Limits::new(config, raise_descriptor_limit())
 }
 
 /// No core dump and no debugger of the same user sees the credential (rule S1).
-fn harden() {
+pub(crate) fn harden() {
     let none = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
     // SAFETY: the pointer is to a live `rlimit`. A refusal leaves the limit as it was.
     let _ = unsafe { libc::setrlimit(libc::RLIMIT_CORE, &raw const none) };

@@ -71,7 +71,7 @@ fn temporary(path: &Path) -> Result<PathBuf, SealError> {
     Ok(PathBuf::from(name))
 }
 
-fn directory_of(path: &Path) -> &Path {
+pub(super) fn directory_of(path: &Path) -> &Path {
     path.parent().filter(|directory| !directory.as_os_str().is_empty()).unwrap_or(Path::new("."))
 }
 
@@ -86,7 +86,7 @@ fn to_hex(bytes: &[u8; MASTER_BYTES]) -> Zeroizing<String> {
     text
 }
 
-fn from_hex(text: &[u8]) -> Option<Zeroizing<[u8; MASTER_BYTES]>> {
+pub(super) fn from_hex(text: &[u8]) -> Option<Zeroizing<[u8; MASTER_BYTES]>> {
     if text.len() != 2 * MASTER_BYTES {
         return None;
     }
@@ -99,6 +99,6 @@ fn from_hex(text: &[u8]) -> Option<Zeroizing<[u8; MASTER_BYTES]>> {
     Some(bytes)
 }
 
-fn io_error(path: &Path, error: &io::Error) -> SealError {
+pub(super) fn io_error(path: &Path, error: &io::Error) -> SealError {
     SealError::Io { path: path.to_owned(), reason: error.to_string() }
 }

@@ -1,6 +1,10 @@
 use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
+use std::path::PathBuf;
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Duration;
+
+use keybrake_proto::config::KeySource;
 
 use super::*;
 
@@ -122,13 +126,116 @@ fn every_flipped_bit_and_every_cut_is_noticed() {
 #[test]
 fn another_master_key_is_told_apart_from_damage() {
     let (right, wrong) = (master(1), master(2));
+    let told = SealError::WrongMasterKey { stored: right.id(), given: wrong.id() };
+    assert!(told.to_string().contains("another master key"), "{told}");
     let sealed = right.seal("stripe", "default", 1, &secret()).unwrap();
-    assert_eq!(wrong.open("stripe", "default", 1, &sealed), Err(SealError::WrongMasterKey));
-    assert_eq!(wrong.check(&right.check_value()), Err(SealError::WrongMasterKey));
+    assert_eq!(wrong.open("stripe", "default", 1, &sealed), Err(told.clone()));
+    assert_eq!(wrong.check(&right.check_value()), Err(told));
     assert_eq!(right.check(&right.check_value()), Ok(()));
     let mut newer = sealed;
-    newer[0] = 2;
-    assert_eq!(right.open("stripe", "default", 1, &newer), Err(SealError::Format(2)));
+    newer[0] = 3;
+    assert_eq!(right.open("stripe", "default", 1, &newer), Err(SealError::Format(3)));
+}
+
+/// As it was sealed before master keys could be rotated.
+fn sealed_in_format_1(master: &MasterKey, place: Place<'_>) -> Vec<u8> {
+    let aad = aad(FORMAT_BOUND, Some(&master.check), place);
+    let mut sealed = vec![FORMAT_BOUND];
+    sealed.extend_from_slice(&master.check);
+    master.append_sealed(&mut sealed, &master.kek, &aad, &[5; DATA_KEY_BYTES]).unwrap();
+    master.append_sealed(&mut sealed, &aes(&[5; DATA_KEY_BYTES]).unwrap(), &aad, secret().expose()).unwrap();
+    sealed
+}
+
+#[test]
+fn r2_another_master_key_wraps_data_keys_anew_and_opens_what_the_one_before_sealed() {
+    let (before, after) = (master(1), master(2));
+    let place = ("stripe", "default", 3);
+    let (vendor, account, version) = place;
+    for sealed in
+        [before.seal(vendor, account, version, &secret()).unwrap(), sealed_in_format_1(&before, place)]
+    {
+        assert_eq!(before.open(vendor, account, version, &sealed), Ok(secret()));
+        let anew = after.rewrap(&before, place, &sealed).unwrap();
+        assert_eq!(after.open(vendor, account, version, &anew), Ok(secret()));
+        assert!(
+            before.open(vendor, account, version, &anew).is_err(),
+            "the key before opens nothing any more"
+        );
+        let elsewhere = after.rewrap(&before, ("stripe", "other", 3), &sealed);
+        assert!(elsewhere.is_err(), "it stays bound to its place");
+    }
+    let sealed = before.seal(vendor, account, version, &secret()).unwrap();
+    let anew = after.rewrap(&before, place, &sealed).unwrap();
+    let behind_the_data_key = 1 + CHECK_BYTES + NONCE_LEN + WRAPPED_BYTES;
+    assert_eq!(sealed[behind_the_data_key..], anew[behind_the_data_key..], "the secret is not touched");
+    assert!(after.rewrap(&master(3), place, &sealed).is_err());
+}
+
+#[test]
+fn r1_vault_keys_have_the_same_digest_under_every_later_master_key() {
+    let digest = |master: &MasterKey| master.digester().digest(b"vault_key_x");
+    let first = master(1);
+    let (second, sealed) = master(2).succeed(&first).unwrap();
+    assert_eq!(digest(&second), digest(&first));
+    let reopened = master(2).with_digest_key(&sealed).unwrap();
+    assert_eq!(digest(&reopened), digest(&first));
+    let (third, sealed) = master(3).succeed(&reopened).unwrap();
+    assert_eq!(digest(&third), digest(&first));
+    assert_ne!(digest(&master(3)), digest(&first), "by itself it has others");
+    assert!(master(2).with_digest_key(&sealed).is_err());
+    let mut flipped = sealed;
+    flipped[40] ^= 1;
+    assert_eq!(master(3).with_digest_key(&flipped).err(), Some(SealError::DigestKeyDamaged));
+}
+
+#[test]
+fn r2_a_master_key_that_is_not_known_is_no_key_and_says_why() {
+    let unknown = MasterKey::unknown("why".to_owned()).unwrap();
+    assert_eq!(unknown.why_sealed(), Some("why"));
+    assert!(unknown.digester().is_sealed() && !master(1).digester().is_sealed());
+    let another = MasterKey::unknown(String::new()).unwrap();
+    assert_ne!(unknown.check_value(), another.check_value());
+}
+
+/// A program that prints this master key, or does something else.
+fn program(script: &str) -> Result<MasterKey, SealError> {
+    let command = ["/bin/sh", "-c", script].map(str::to_owned).to_vec();
+    read(&KeySource::Command(command), Duration::from_secs(5))
+}
+
+#[test]
+fn r2_a_program_prints_the_master_key_or_its_fault_is_told_without_its_output() {
+    let key = "ab".repeat(MASTER_BYTES);
+    assert_eq!(program(&format!("echo {key}")).unwrap().check_value(), master(0xab).check_value());
+    for (script, words) in [
+        (format!("echo {key}; exit 3"), "exit status: 3"),
+        (format!("echo {key}{key}"), "64 hexadecimal digits"),
+        ("true".to_owned(), "64 hexadecimal digits"),
+        ("yes abcd".to_owned(), "gives no master key"),
+    ] {
+        let said = program(&script).unwrap_err().to_string();
+        assert!(said.contains(words) && !said.contains("abab"), "{script}: {said}");
+    }
+    let missing = KeySource::Command(vec!["/nowhere/kms".to_owned()]);
+    assert!(read(&missing, Duration::from_secs(5)).unwrap_err().to_string().contains("does not start"));
+    let hangs = KeySource::Command(["/bin/sh", "-c", "exec sleep 60"].map(str::to_owned).to_vec());
+    let late = read(&hangs, Duration::from_millis(50)).unwrap_err().to_string();
+    assert!(late.contains("took longer"), "{late}");
+}
+
+#[test]
+fn r2_at_every_step_of_a_rotation_the_files_have_both_keys() {
+    let directory = Directory::new();
+    let path = directory.key_file();
+    let (first, _) = MasterKey::load_or_create(&path).unwrap();
+    let next = next_key(&path).unwrap();
+    assert_eq!(MasterKey::load(&path).unwrap().check_value(), first.check_value());
+    assert_eq!(next_key(&path).unwrap().check_value(), next.check_value(), "what waits is taken");
+    let kept = finish_rotation(&path, &first.id()).unwrap();
+    assert_eq!(MasterKey::load(&path).unwrap().check_value(), next.check_value());
+    assert_eq!(MasterKey::load(&kept).unwrap().check_value(), first.check_value());
+    assert!(matches!(read_next(&path), Err(SealError::Missing(_))));
 }
 
 #[test]

@@ -11,9 +11,11 @@ use crossbeam_channel::{Sender, TrySendError, bounded};
 use keybrake_proto::journal::IntentId;
 use keybrake_proto::time::{Day, UnixMicros};
 
+use super::batch::{Batch, Family};
 use super::books::{Books, Doubt, Handed};
 use super::format::{StoredCredential, credential_key, encode_credential, encode_key};
 use super::key_write::{Done, KeyWrite};
+use super::master::Rewrapped;
 use super::resolve::{NoDoubt, Resolution, Resolved};
 use super::writer::{Command, Sink, TellResolved, Waits, Writer};
 use super::{Store, StoreError};
@@ -224,14 +226,29 @@ impl StorageHandle {
         credential: &StoredCredential,
         done: impl FnOnce(Result<(), StoreError>) + Send + 'static,
     ) {
-        let key = credential_key(vendor, account);
-        let write = Command::Credential { key, value: encode_credential(credential), done: Done::new(done) };
+        let mut batch = Batch::default();
+        batch.put(Family::Credentials, &credential_key(vendor, account), &encode_credential(credential));
+        self.put_sealed(batch, done);
+    }
+
+    /// Stores everything that is sealed, under another master key. Never blocks; `done` is called as by
+    /// [`StorageHandle::put_keys`].
+    pub(crate) fn put_rewrapped(
+        &self,
+        rewrapped: Rewrapped,
+        done: impl FnOnce(Result<(), StoreError>) + Send + 'static,
+    ) {
+        self.put_sealed(rewrapped.into_batch(), done);
+    }
+
+    fn put_sealed(&self, batch: Batch, done: impl FnOnce(Result<(), StoreError>) + Send + 'static) {
+        let write = Command::Sealed { batch, done: Done::new(done) };
         let (command, error) = match self.commands.try_send(write) {
             Ok(()) => return,
             Err(TrySendError::Full(command)) => (command, StoreError::Busy),
             Err(TrySendError::Disconnected(command)) => (command, StoreError::Stopped),
         };
-        if let Command::Credential { done, .. } = command {
+        if let Command::Sealed { done, .. } = command {
             done.tell(Err(error));
         }
     }

@@ -78,10 +78,9 @@ pub(super) enum Command {
         day: Day,
         tell: Arc<dyn Fn(Resolved) + Send + Sync>,
     },
-    /// A sealed credential, by its key.
-    Credential {
-        key: Vec<u8>,
-        value: Vec<u8>,
+    /// What is sealed: a credential, or everything under another master key.
+    Sealed {
+        batch: Batch,
         done: Done,
     },
     /// All doubts.
@@ -245,9 +244,7 @@ impl<S: Sink> Writer<S> {
         while let Some(command) = next {
             match command {
                 Command::Put(write) => writes.push(write),
-                Command::Credential { key, value, done } => {
-                    let mut batch = Batch::default();
-                    batch.put(Family::Credentials, &key, &value);
+                Command::Sealed { batch, done } => {
                     let Writer { sink, shared, .. } = self;
                     let write = || sink.commit(&batch, Wal::Synced).and_then(|()| sink.mark());
                     done.tell(shared.timed(write).0);

@@ -2,7 +2,7 @@
 
 use std::net::IpAddr;
 
-use super::{Config, ConfigError, Origin, Vendor, limits, operation, requests, tls};
+use super::{Config, ConfigError, Origin, Vendor, data, limits, operation, requests, tls};
 use crate::catalog::Catalog;
 use crate::policy::{DEPTH_MAX, KEYS_BELOW_MAX, Rate};
 
@@ -48,6 +48,7 @@ pub(super) fn check(config: &Config) -> Result<(), ConfigError> {
     if config.data.dir.as_os_str().is_empty() {
         return refuse("data.dir", "must name a directory".to_owned());
     }
+    data::check(&config.data)?;
     in_range(
         "data.journal_segment_bytes",
         config.data.journal_segment_bytes,
@@ -137,11 +138,7 @@ fn vendor(vendor: &Vendor, key: &str) -> Result<(), ConfigError> {
             "must be between 1 and 100000 requests per second; leave it out for no quota",
         );
     }
-    let is_name = |name: &String| {
-        !name.is_empty()
-            && name.bytes().all(|byte| byte.is_ascii_uppercase() || byte.is_ascii_digit() || byte == b'_')
-    };
-    if !vendor.credential_env.as_ref().is_none_or(is_name) {
+    if !vendor.credential_env.as_deref().is_none_or(is_variable) {
         return refuse(
             "credential_env",
             "must be the name of an environment variable, in capitals, and not the secret",
@@ -151,6 +148,13 @@ fn vendor(vendor: &Vendor, key: &str) -> Result<(), ConfigError> {
         return refuse("credential_file", "give either credential_file or credential_env");
     }
     Ok(())
+}
+
+/// Whether this can be the name of an environment variable; a secret in its place rarely can.
+pub(super) fn is_variable(name: &str) -> bool {
+    !name.is_empty()
+        && !name.starts_with(|c: char| c.is_ascii_digit())
+        && name.bytes().all(|byte| byte.is_ascii_uppercase() || byte.is_ascii_digit() || byte == b'_')
 }
 
 fn is_loopback(host: &str) -> bool {

@@ -62,7 +62,15 @@ pub const FIELDS: &[Field<Config>] = &[
     field!(Restart "admin.listen" admin.listen),
     // Files that are open.
     field!(Restart "data.dir" data.dir),
+    // Another key comes by `keybrake master-key rotate`.
     field!(Restart "data.master_key_file" data.master_key_file),
+    field!(Restart "data.master_key_env" data.master_key_env),
+    field!(Restart "data.master_key_command" data.master_key_command),
+    field!(Restart "data.master_key_timeout_s" data.master_key_timeout_s),
+    field!(Restart "data.old_master_key_file" data.old_master_key_file),
+    field!(Restart "data.old_master_key_env" data.old_master_key_env),
+    field!(Restart "data.old_master_key_command" data.old_master_key_command),
+    field!(Restart "data.admin_pepper_file" data.admin_pepper_file),
     field!(Restart "data.anchor_file" data.anchor_file),
     field!(Restart "data.journal_segment_bytes" data.journal_segment_bytes),
     field!(Restart "data.journal_segments_max" data.journal_segments_max),

@@ -22,7 +22,7 @@ fn a_vendor_is_enough() {
     let config = parse(VENDOR, &[]).unwrap();
     assert_eq!(config.proxy, Proxy::default());
     assert_eq!(config.data.control_socket(), PathBuf::from("./data/control.sock"));
-    assert_eq!(config.data.master_key_file(), PathBuf::from("./data/master.key"));
+    assert_eq!(config.data.master_key(), KeySource::File(PathBuf::from("./data/master.key")));
     assert_eq!(config.durability.money, Money::Fsync);
     assert_eq!(config.vendors[0].origin().unwrap().authority(), "api.stripe.com");
 }

@@ -47,6 +47,11 @@ impl Extras {
         }
     }
 
+    /// Whether whoever made it looks into its directory afterwards.
+    pub(super) fn keeps_directory(&self) -> bool {
+        self.parent.is_some()
+    }
+
     pub(super) fn apply(&self, name: &str, command: &mut Command) {
         if name == "keybrake-dataplane" {
             command.envs(self.environment.iter().map(|(name, value)| (name, value)));

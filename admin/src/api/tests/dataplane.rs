@@ -4,8 +4,8 @@ use std::path::Path;
 
 use keybrake_proto::control::{
     self, AccountView, ClockState, ClockView, ConfigState, ConfigView, Counter, CredentialSet, DoubtResolved,
-    DoubtView, FRAME_HEADER_BYTES, KeyStatus, KeyView, Only, Refused, Reply, Request, Revoke, Revoked,
-    Selector, Status, VendorView,
+    DoubtView, FRAME_HEADER_BYTES, KeyStatus, KeyView, MasterKeyRotated, Only, Refused, Reply, Request,
+    Revoke, Revoked, Selector, Status, VendorView,
 };
 use keybrake_proto::key::{self, KeyId};
 use keybrake_proto::money::Micros;
@@ -48,6 +48,7 @@ pub(super) enum Behavior {
     Answers,
     Silent,
     NotReady,
+    Sealed,
     NotAcknowledged,
     NotDurable,
     ClockStepped,
@@ -139,6 +140,7 @@ fn answer(request: Request, behavior: Behavior) -> Reply {
             }))
         }
         Request::Clock => Reply::Clock(Box::new(clock(behavior))),
+        Request::RotateMasterKey => rotated(),
         Request::Doubts => Reply::Doubts(vec![doubt()]),
         Request::ResolveDoubt { id, charge_usd } if id == doubt().id => {
             Reply::DoubtResolved(Box::new(DoubtResolved {
@@ -226,7 +228,8 @@ fn status(behavior: Behavior) -> Status {
         version: "0.1.0".to_owned(),
         pid: 1,
         uptime_s: 5,
-        ready: behavior != Behavior::NotReady,
+        ready: !matches!(behavior, Behavior::NotReady | Behavior::Sealed),
+        sealed: (behavior == Behavior::Sealed).then(|| "another master key".to_owned()),
         proxy_listen: "127.0.0.1:8080".to_owned(),
         driver: "epoll".to_owned(),
         workers: 2,
@@ -244,6 +247,11 @@ fn status(behavior: Behavior) -> Status {
             value: 7,
         }],
     }
+}
+
+fn rotated() -> Reply {
+    let (from, to) = ("00000001".to_owned(), "00000002".to_owned());
+    Reply::MasterKeyRotated(MasterKeyRotated { from, to, credentials: 1, kept: None, pending: None })
 }
 
 fn doubt() -> DoubtView {
