@@ -230,9 +230,13 @@ impl VendorConnection {
         self.output = output;
         if written.is_ok() && !last.is_empty() {
             if self.transport.has_spoken() {
-                return Err(Fault::Broken);
+                // Its end may also be a revoke's or a deadline's doing.
+                let fault = self.fault();
+                return Err(if matches!(fault, Fault::Dropped) { Fault::Broken } else { fault });
             }
-            written = self.transport.write_all(last).await.0;
+            let mut sent;
+            (written, sent) = self.transport.write_all(last).await;
+            sent.zeroize();
         }
         written.map_err(|_| self.fault())
     }

@@ -18,7 +18,7 @@ mod fields;
 #[path = "hostile/framing.rs"]
 mod framing;
 #[path = "hostile/json.rs"]
-mod json;
+mod json_texts;
 #[path = "hostile/play.rs"]
 mod play;
 #[path = "hostile/secrets.rs"]
@@ -28,7 +28,9 @@ mod sizes;
 #[path = "hostile/targets.rs"]
 mod targets;
 
+use keybrake_tests::{Client, Recorder, Script, Setup, form_post, holds, length_of, secrets_in_files, whole};
 use play::{Stage, play};
+use serde_json::json;
 
 /// The fewest cases of all tables together.
 const CASES_MIN: usize = 300;
@@ -55,7 +57,7 @@ fn a4_a5_m2_bodies_have_one_reading() {
 
 #[test]
 fn a5_m2_json_has_one_reading() {
-    play(&Stage::resend(), &json::cases());
+    play(&Stage::resend(), &json_texts::cases());
 }
 
 #[test]
@@ -64,6 +66,35 @@ fn s4_s6_a_vault_key_goes_nowhere_but_into_its_slot() {
     play(&stage, &secrets::cases());
     // Refused requests have rows, which show nothing of it (contract I8).
     stage.keeps_no_key(&secrets::other_key());
+}
+
+/// Twilio's SDK for Python puts what it is given as the user into the path too. There the account is the credential's,
+/// whatever the agent wrote: it is not sent, so it is no key in a wrong place.
+#[test]
+fn s4_a_key_as_twilios_account_is_replaced_and_neither_sent_nor_written_down() {
+    const ACCOUNT: &str = "AC0123456789abcdef0123456789abcdef";
+    let recorder =
+        Recorder::start(|_| Script { pieces: vec![whole(201, r#"{"sid":"SM1"}"#)], closes: false });
+    let secret = format!("{ACCOUNT}:0123456789abcdef0123456789abcdef");
+    let keybrake = Setup::new(recorder.url()).of_vendor("twilio", &secret).start();
+    let rule = "POST /2010-04-01/Accounts/*/Messages.json";
+    let key = keybrake.issue(&[rule], &json!({"vendor": "twilio"})).text;
+    let send = |account: &str, body: &str| {
+        let path = format!("/twilio/2010-04-01/Accounts/{account}/Messages.json");
+        let mut client = Client::connect(keybrake.proxy());
+        client.send(form_post(&path, &key, &format!("To=%2B15005550006&From=%2B15005550006&Body={body}")));
+        client.reply().status
+    };
+    assert_eq!((send(&key, "hello"), send(&key, &key), send("AC0", &key)), (201, 400, 400));
+    let arrived = recorder.received().concat();
+    let line = format!("POST /2010-04-01/Accounts/{ACCOUNT}/Messages.json HTTP/1.1\r\n");
+    assert!(arrived.starts_with(line.as_bytes()), "{}", arrived.escape_ascii());
+    assert!(
+        !holds(&arrived, &key) && length_of(&arrived) == Some(arrived.len()),
+        "one request, without the key"
+    );
+    keybrake.settle();
+    assert_eq!(secrets_in_files(&keybrake.data(), &key), Vec::<std::path::PathBuf>::new());
 }
 
 #[test]
@@ -78,7 +109,7 @@ fn the_tables_have_enough_cases_and_each_name_once() {
         fields::cases(),
         framing::cases(),
         bodies::cases(),
-        json::cases(),
+        json_texts::cases(),
         secrets::cases(),
         sizes::cases(),
     ];
