@@ -364,7 +364,7 @@ fn damaged() -> impl Strategy<Value = Vec<u8>> {
 
 #[test]
 fn h1_h3_h4_whatever_another_parser_reads_otherwise_is_refused() {
-    let all = [hostile(), some(20_000, damaged())].concat();
+    let all = [hostile(), some(15_000, damaged())].concat();
     let count = all.len();
     // Up to where we say that the message ends: who sees another end has more or less than one request.
     let accepted: Vec<(Vec<u8>, Ours)> = all

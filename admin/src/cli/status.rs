@@ -1,15 +1,13 @@
 //! `keybrake status`.
 
-use std::path::PathBuf;
 use std::process::ExitCode;
 
 use keybrake_proto::control::{RequestsView, TlsView};
 use keybrake_proto::time::UnixMicros;
-use serde_json::{Value, json};
+use serde_json::Value;
 
 use super::client::Client;
 use super::{Connection, Invocation, print, print_json, table};
-use crate::config;
 use crate::failure::Failure;
 
 /// `keybrake status`.

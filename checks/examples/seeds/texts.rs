@@ -102,6 +102,8 @@ fn bodies() -> Vec<Seed> {
             ("two_chunks", "5\r\nhello\r\n6\r\n world\r\n0\r\n\r\n"),
             ("empty", "0\r\n\r\n"),
             ("extensions", "5;a=b;c=\"d\"\r\nhello\r\n0;x\r\n\r\n"),
+            ("quoted_extension", "5;a=\"b;\\\"c\"\r\nhello\r\n0\r\n\r\n"),
+            ("empty_extension", "5\r\nhello\r\n0;\r\n\r\n"),
             ("trailers", "1\r\na\r\n0\r\nX: y\r\nZ:\r\n\r\nnext"),
             ("capital_digits", "A\r\n0123456789\r\n00000000\r\n\r\n"),
             ("no_size", "\r\nhello\r\n0\r\n\r\n"),

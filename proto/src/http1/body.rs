@@ -24,7 +24,8 @@ pub enum BodyError {
     TooLarge,
     /// A chunk size that is not 1 to 8 hex digits behind which `;` or CRLF stands (RFC 9112 section 7.1).
     ChunkSize,
-    /// A chunk extension over 256 bytes, or with a byte outside printable ASCII (RFC 9112 section 7.1.1).
+    /// A chunk extension over 256 bytes, or none of the form `;name`, `;name=token` or `;name="text"`, without blanks
+    /// (RFC 9112 section 7.1.1). Recipients are to ignore what they do not know, and some give up at its grammar.
     ChunkExtension,
     /// Chunk data that is not followed by CRLF (RFC 9112 section 7.1).
     ChunkEnd,
@@ -57,7 +58,7 @@ impl fmt::Display for BodyError {
         f.write_str(match self {
             BodyError::TooLarge => "body too large; send less",
             BodyError::ChunkSize => "malformed chunk size; send one to eight hex digits and CRLF",
-            BodyError::ChunkExtension => "chunk extension too long or not printable; send none",
+            BodyError::ChunkExtension => "chunk extension too long or malformed; send none",
             BodyError::ChunkEnd => "chunk data does not end in CRLF; send as many bytes as announced",
             BodyError::Trailer => "malformed trailer; send none",
             BodyError::Overhead => "too many chunk extensions and trailers; send none",
@@ -93,6 +94,7 @@ enum State {
     Extension {
         size: u32,
         bytes: u32,
+        part: Part,
     },
     /// The LF of a size line.
     SizeLf {
@@ -110,6 +112,40 @@ enum State {
     TrailerValue,
     TrailerLf,
     EndLf,
+}
+
+/// Where in a chunk extension the next byte stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Part {
+    NameStart,
+    Name,
+    ValueStart,
+    Value,
+    Quoted,
+    Escaped,
+    QuotedEnd,
+}
+
+impl Part {
+    /// The part behind `byte`; `None` where it must not stand.
+    fn after(self, byte: u8) -> Option<Part> {
+        let is_token = head::is_token(&[byte]);
+        match (self, byte) {
+            (Part::NameStart | Part::Name, _) if is_token => Some(Part::Name),
+            (Part::ValueStart | Part::Value, _) if is_token => Some(Part::Value),
+            (Part::Name, b'=') => Some(Part::ValueStart),
+            (Part::ValueStart, b'"') => Some(Part::Quoted),
+            (Part::Quoted, b'"') => Some(Part::QuotedEnd),
+            (Part::Quoted, b'\\') => Some(Part::Escaped),
+            (Part::Quoted | Part::Escaped, b' '..=b'~') => Some(Part::Quoted),
+            (Part::Name | Part::Value | Part::QuotedEnd, b';') => Some(Part::NameStart),
+            _ => None,
+        }
+    }
+
+    fn may_end(self) -> bool {
+        matches!(self, Part::Name | Part::Value | Part::QuotedEnd)
+    }
 }
 
 /// Decodes one body.
@@ -256,15 +292,13 @@ impl BodyDecoder {
     fn after(&mut self, byte: u8) -> Result<State, BodyError> {
         match (self.state, byte) {
             (State::Size { size, digits }, _) => self.after_size(size, digits, byte),
-            (State::Extension { size, .. }, b'\r') => Ok(State::SizeLf { size }),
-            (State::Extension { size, bytes }, b' '..=b'~') => {
-                if bytes >= EXTENSION_BYTES_MAX {
-                    return Err(BodyError::ChunkExtension);
-                }
+            (State::Extension { size, part, .. }, b'\r') if part.may_end() => Ok(State::SizeLf { size }),
+            (State::Extension { size, bytes, part }, _) => {
+                let part = part.after(byte).filter(|_| bytes < EXTENSION_BYTES_MAX);
+                let part = part.ok_or(BodyError::ChunkExtension)?;
                 self.spend_overhead()?;
-                Ok(State::Extension { size, bytes: bytes.saturating_add(1) })
+                Ok(State::Extension { size, bytes: bytes.saturating_add(1), part })
             }
-            (State::Extension { .. }, _) => Err(BodyError::ChunkExtension),
             (State::SizeLf { size: 0 }, b'\n') => Ok(State::TrailerStart),
             (State::SizeLf { size }, b'\n') if u64::from(size) > self.allowance => Err(BodyError::TooLarge),
             (State::SizeLf { size }, b'\n') => Ok(State::Data { left: size }),
@@ -297,7 +331,7 @@ impl BodyDecoder {
             b'\r' if digits > 0 => Ok(State::SizeLf { size }),
             b';' if digits > 0 => {
                 self.spend_overhead()?;
-                Ok(State::Extension { size, bytes: 1 })
+                Ok(State::Extension { size, bytes: 1, part: Part::NameStart })
             }
             _ => {
                 let digit = char::from(byte).to_digit(16).ok_or(BodyError::ChunkSize)?;
