@@ -10,6 +10,7 @@ mod admission;
 mod entrance;
 mod look_up;
 mod pace;
+mod pass_on;
 mod row;
 mod stray;
 
@@ -29,11 +30,13 @@ use crate::downstream::{self, After, BodyFault, Downstream};
 use crate::fault;
 use crate::hold::{Ended, Execution, Hold};
 use crate::pacing::Taken;
+use crate::registry::KeyPlace;
 use crate::relay;
 use crate::shard::Shard;
 use crate::upstream::{Admitted, Fault, Leaked, Reply};
 use admission::Target;
 use look_up::Ground;
+use pass_on::{Broken, stream, write_whole};
 use row::{Ending, Trace};
 
 /// Replies of priced calls are read up to here for their charge; of a longer one the quote is the
@@ -71,42 +74,55 @@ pub(crate) async fn refuse_head(shard: &Rc<Shard>, agent: &mut Downstream, error
     deny(shard, agent, &trace, &downstream::refusal(agent.input(), error), Ending::denied(None)).await;
 }
 
-/// Carries one request from its parsed head to its outcome.
-async fn run(shard: &Rc<Shard>, agent: &mut Downstream) -> After {
-    let mut trace = Trace::begin(shard);
+/// Reads a request whole: whose it is, whether it may come at all, and its body. The error: it was answered.
+async fn receive(
+    shard: &Rc<Shard>,
+    agent: &mut Downstream,
+    trace: &mut Trace,
+) -> Result<((Target, Permit), KeyPlace), After> {
     if shard.digester.is_sealed() {
-        return refuse(shard, agent, &trace, &Deny::Sealed).await;
+        return Err(refuse(shard, agent, trace, &Deny::Sealed).await);
     }
-    let mut recognized = match admission::recognize(shard, agent, &mut trace) {
+    let recognized = match admission::recognize(shard, agent, trace) {
         Ok(recognized) => recognized,
         // A key that is not known here may have been issued by the process that has taken over.
         Err(Deny::Unauthorized) if shard.is_handing_over() => {
-            return refuse(shard, agent, &trace, &Deny::Draining).await;
+            return Err(refuse(shard, agent, trace, &Deny::Draining).await);
         }
         Err(reason) => {
-            let reason = entrance::unrecognized(shard, agent, &trace, reason);
-            return refuse(shard, agent, &trace, &reason).await;
+            let reason = entrance::unrecognized(shard, agent, trace, reason);
+            return Err(refuse(shard, agent, trace, &reason).await);
         }
     };
     // Before the body is read: what is too fast, or too much at once, costs nothing more.
-    let _place = match entrance::enter(shard, &recognized.0, &trace) {
+    let place = match entrance::enter(shard, &recognized.0, trace) {
         Ok(place) => place,
-        Err(reason) => return refuse(shard, agent, &trace, &reason).await,
+        Err(reason) => return Err(refuse(shard, agent, trace, &reason).await),
     };
     match agent.read_body(trace.proxy(), trace.proxy().body_bytes_max).await {
         Ok(()) => {}
-        Err(BodyFault::Gone) => return After::Close,
+        Err(BodyFault::Gone) => return Err(After::Close),
         Err(fault) => {
             // What follows may be the rest of this body.
             agent.end_after_reply();
             let reason = downstream::body_refusal(&fault);
-            return deny(shard, agent, &trace, &reason, Ending::denied(None)).await;
+            return Err(deny(shard, agent, trace, &reason, Ending::denied(None)).await);
         }
     }
-    if stray::has_key(agent, &recognized.0, &mut trace) {
-        return refuse(shard, agent, &trace, &stray::refusal()).await;
+    if stray::has_key(agent, &recognized.0, trace) {
+        return Err(refuse(shard, agent, trace, &stray::refusal()).await);
     }
     trace.read(agent);
+    Ok((recognized, place))
+}
+
+/// Carries one request from its parsed head to its outcome.
+async fn run(shard: &Rc<Shard>, agent: &mut Downstream) -> After {
+    let mut trace = Trace::begin(shard);
+    let (mut recognized, _place) = match receive(shard, agent, &mut trace).await {
+        Ok(received) => received,
+        Err(after) => return after,
+    };
     // The turn of a decision that is taken back.
     let mut kept = None;
     for decision in 1..=DECISIONS_MAX {
@@ -336,75 +352,6 @@ fn settle(
     let is_above = trace.quote.amount_minor.is_some() && ended.amount > ended.covered;
     shard.metrics.above_quote.add(u64::from(is_above));
     ended
-}
-
-/// The reply's head and body in one write.
-fn write_whole(shard: &Shard, agent: &mut Downstream, trace: &Trace, reply: &Reply) {
-    let framing = match reply.status() {
-        204 | 304 => BodyFraming::None,
-        _ => BodyFraming::Length(u64::try_from(reply.body.len()).unwrap_or(u64::MAX)),
-    };
-    write_head(shard, agent, trace, reply, framing);
-    agent.output.extend_from_slice(&reply.body);
-}
-
-fn write_head(shard: &Shard, agent: &mut Downstream, trace: &Trace, reply: &Reply, framing: BodyFraming) {
-    if shard.is_draining() {
-        agent.end_after_reply();
-    }
-    let close = !agent.can_go_on();
-    let (head, input) = reply.head();
-    let has_id = head.field(input, "request-id").is_some();
-    let id = trace.id.as_bytes();
-    let ours = [Some((&b"Keybrake-Request-Id"[..], id)), (!has_id).then_some((&b"Request-Id"[..], id))];
-    let theirs = head.fields(input).filter(|(name, _)| !head.drops(input, name));
-    let fields = theirs.chain(ours.into_iter().flatten());
-    encode::reply_head(&mut agent.output, reply.status(), fields, framing, close);
-}
-
-/// Passes a long reply on piece by piece; the next is read when the agent took the last.
-async fn stream(
-    shard: &Rc<Shard>,
-    agent: &mut Downstream,
-    trace: &Trace,
-    reply: &mut Reply,
-) -> Result<(), Broken> {
-    let framing = match reply.head().0.framing() {
-        ReplyFraming::Length(length) => BodyFraming::Length(length),
-        ReplyFraming::Chunked | ReplyFraming::UntilClose => BodyFraming::Chunked,
-        ReplyFraming::None => BodyFraming::None,
-    };
-    write_head(shard, agent, trace, reply, framing);
-    loop {
-        let passable = reply.passable().map_err(|Leaked| Broken::Leaked)?;
-        let piece = reply.body.get(..passable).unwrap_or_default();
-        match framing {
-            BodyFraming::Chunked => encode::chunk(&mut agent.output, piece),
-            BodyFraming::Length(_) | BodyFraming::None => agent.output.extend_from_slice(piece),
-        }
-        reply.passed(passable);
-        let is_complete = reply.is_complete();
-        if is_complete && framing == BodyFraming::Chunked {
-            encode::last_chunk(&mut agent.output);
-        }
-        // All of a short piece may have to wait for the next one.
-        if !agent.output.is_empty() {
-            agent.flush(trace.proxy()).await.map_err(|_| Broken::Off)?;
-        }
-        if is_complete {
-            return Ok(());
-        }
-        reply.read_more().await.map_err(|_| Broken::Off)?;
-    }
-}
-
-/// Why a reply is not delivered whole.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Broken {
-    /// The vendor or the agent broke it off.
-    Off,
-    /// What follows has the vendor's credential.
-    Leaked,
 }
 
 /// Ends an exchange whose reply did not come.

@@ -67,13 +67,7 @@ pub(crate) fn counters(shards: &[std::sync::Arc<Metrics>]) -> Vec<Counter> {
         label: None,
         value: sum(of),
     };
-    let handshakes = |outcome: &str, of| Counter {
-        name: "keybrake_tls_handshakes_total".to_owned(),
-        help: "TLS handshakes with agents, by how they ended.".to_owned(),
-        label: Some(("outcome".to_owned(), outcome.to_owned())),
-        ..plain("", "counter", "", of)
-    };
-    vec![
+    let mut counters = vec![
         exchanges("forwarded", |of| &of.forwarded),
         exchanges("denied", |of| &of.denied),
         exchanges("failed", |of| &of.failed),
@@ -104,6 +98,38 @@ pub(crate) fn counters(shards: &[std::sync::Arc<Metrics>]) -> Vec<Counter> {
         plain("accept_errors_total", "counter", "Accepts that failed, as without a free descriptor.", |of| {
             &of.accept_errors
         }),
+        plain("panics_total", "counter", "Connections that ended by a bug of keybrake.", |of| &of.panics),
+    ];
+    counters.extend(of_vendors(shards));
+    counters.extend(handshakes(shards));
+    counters
+}
+
+fn handshakes(shards: &[std::sync::Arc<Metrics>]) -> [Counter; 3] {
+    let counter = |outcome: &str, of: fn(&Metrics) -> &Count| Counter {
+        name: "keybrake_tls_handshakes_total".to_owned(),
+        help: "TLS handshakes with agents, by how they ended.".to_owned(),
+        kind: "counter".to_owned(),
+        label: Some(("outcome".to_owned(), outcome.to_owned())),
+        value: shards.iter().map(|shard| of(shard).read()).sum(),
+    };
+    [
+        counter("full", |of| &of.tls_full),
+        counter("resumed", |of| &of.tls_resumed),
+        counter("failed", |of| &of.tls_failed),
+    ]
+}
+
+/// What happens at vendors.
+fn of_vendors(shards: &[std::sync::Arc<Metrics>]) -> Vec<Counter> {
+    let plain = |name: &str, kind: &str, help: &str, of: fn(&Metrics) -> &Count| Counter {
+        name: format!("keybrake_{name}"),
+        help: help.to_owned(),
+        kind: kind.to_owned(),
+        label: None,
+        value: shards.iter().map(|shard| of(shard).read()).sum(),
+    };
+    vec![
         plain("vendor_connections_opened_total", "counter", "Connections opened to vendors.", |of| {
             &of.vendor_connections_opened
         }),
@@ -128,9 +154,5 @@ pub(crate) fn counters(shards: &[std::sync::Arc<Metrics>]) -> Vec<Counter> {
             "Replies that were withheld because they were encoded.",
             |of| &of.encoded_replies,
         ),
-        plain("panics_total", "counter", "Connections that ended by a bug of keybrake.", |of| &of.panics),
-        handshakes("full", |of| &of.tls_full),
-        handshakes("resumed", |of| &of.tls_resumed),
-        handshakes("failed", |of| &of.tls_failed),
     ]
 }

@@ -4,6 +4,7 @@ mod doors;
 #[expect(unsafe_code, reason = "limits of the process, which no safe interface sets")]
 mod machine;
 mod outlive;
+mod workers;
 
 use std::io;
 use std::net::{SocketAddr, TcpListener};
@@ -14,22 +15,22 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, anyhow};
 use arc_swap::ArcSwap;
-use crossbeam_channel::{Receiver, Sender, bounded, select};
+use crossbeam_channel::{Receiver, bounded, select};
 use keybrake_proto::config::{Config, Money};
 use signal_hook::consts::SIGCONT;
 
 use self::doors::open_doors;
 pub(crate) use self::machine::harden;
-use self::machine::{prepare, random, say_what_is_short, signals, start_reloads};
+use self::machine::{prepare, say_what_is_short, signals, start_reloads};
+use self::workers::{places, start_workers, worker_count};
 use crate::clock::Clock;
 use crate::control::{self, Asked, Control, Front, Reloads};
 use crate::hand_over::{self, Old};
-use crate::heir::{Inherited, Left};
+use crate::heir::Left;
 use crate::journal::{self, CommitterHandle, Durability, Journal, Recovered};
 use crate::lease::Lease;
 use crate::mailbox::Mailbox;
 use crate::marks::Marks;
-use crate::metrics::Metrics;
 use crate::objects::Objects;
 use crate::progress::{self, AllProgress};
 use crate::registry::KeyEntry;
@@ -40,10 +41,9 @@ use crate::settings::Settings;
 use crate::shard::{Common, Message};
 use crate::source::Source;
 use crate::state::{self, State};
-use crate::storage::{self, StorageHandle, Store};
+use crate::storage::{self, Books, StorageHandle, Store};
 use crate::take_over::{self, Predecessor};
 use crate::tls::AgentTls;
-use crate::worker::Worker;
 
 /// How long cut exchanges may take to record that they were cut.
 const CUT_WAIT: Duration = Duration::from_secs(2);
@@ -102,13 +102,10 @@ impl Running {
             open_control(&config, &mut state.store, &state.keys, predecessor.as_ref())?;
         let doors = open_doors(config.proxy.listen, workers, predecessor.as_mut())
             .with_context(|| format!("proxy.listen {} cannot be used", config.proxy.listen))?;
-        let proxy_listen = address(&doors, &config)?;
-        let lease = lease()?;
+        let (proxy_listen, lease) = (address(&doors, &config)?, lease()?);
         let left = Left::new(state.inherited.len());
         let progress = progress::all(workers, |shard| state.recovered.last_of(shard));
-        // The thread is waited for by `flush_and_stop`, which also reports.
-        let (storage, _thread) = storage::start(state.store, state.books, Arc::clone(&progress))?;
-        let starting = Starting(Some(storage.clone()));
+        let (storage, starting) = start_storage(state.store, state.books, &progress)?;
         let settings = Settings::new(Config::clone(&config), state.vendors, state.book);
         let common = Arc::new(Common {
             settings: Arc::clone(&settings),
@@ -149,7 +146,7 @@ impl Running {
             left,
             agent_tls,
         };
-        let mailboxes = (0..workers).map(|_| Mailbox::new()).collect::<io::Result<Vec<_>>>()?;
+        let mailboxes: Vec<_> = (0..workers).map(|_| Mailbox::new()).collect::<io::Result<_>>()?;
         let of_marks = (&progress, Arc::clone(&state.marks));
         let (journals, committer) =
             start_journals(&config, &mailboxes, &state.recovered, of_marks, &storage, state.boot)?;
@@ -159,8 +156,18 @@ impl Running {
         let front = start_control(control_listener, &control, hang_ups)?;
         say_that_it_runs(&config, &control, predecessor)?;
         starting.succeeded();
-        let marks = state.marks;
-        Ok(Running { config, control, front, storage, committer, marks, objects, ended, signals, asked })
+        Ok(Running {
+            marks: state.marks,
+            config,
+            control,
+            front,
+            storage,
+            committer,
+            objects,
+            ended,
+            signals,
+            asked,
+        })
     }
 
     /// Waits for a signal, then drains: what runs is finished, what does not end in time is cut. Or until another
@@ -278,44 +285,15 @@ impl Drop for Starting {
     }
 }
 
-/// What one worker is started with and no other.
-struct Places {
-    index: usize,
-    kernel: Kernel,
-    listeners: Vec<TcpListener>,
-    mailbox: (Mailbox<Message>, UnixStream),
-    journal: Journal,
-    inherited: Vec<Inherited>,
-}
-
-fn places(
-    kernel: Kernel,
-    doors: Vec<Vec<TcpListener>>,
-    mailboxes: Vec<(Mailbox<Message>, UnixStream)>,
-    journals: Vec<Journal>,
-    inherited: &[Inherited],
-) -> Vec<Places> {
-    let workers = doors.len();
-    let place = |(index, ((listeners, mailbox), journal))| {
-        let mut inherited = inherited.to_vec();
-        inherited.retain(|one| take_over::shard_of(one.running.intent, workers) == index);
-        Places { index, kernel, listeners, mailbox, journal, inherited }
-    };
-    doors.into_iter().zip(mailboxes).zip(journals).enumerate().map(place).collect()
-}
-
-/// Starts them all; the receiver is told of the end of each.
-fn start_workers(
-    places: Vec<Places>,
-    common: &Arc<Common>,
-    keys: &Arc<[Arc<KeyEntry>]>,
-    control: &mut Control,
-) -> anyhow::Result<Receiver<io::Result<()>>> {
-    let (sender, ended) = bounded(places.len());
-    for place in places {
-        start_worker(place, common, keys, control, sender.clone())?;
-    }
-    Ok(ended)
+fn start_storage(
+    store: Store,
+    books: Books,
+    progress: &AllProgress,
+) -> anyhow::Result<(StorageHandle, Starting)> {
+    // The thread is waited for by `flush_and_stop`, which also reports.
+    let (storage, _thread) = storage::start(store, books, Arc::clone(progress))?;
+    let starting = Starting(Some(storage.clone()));
+    Ok((storage, starting))
 }
 
 fn choose_kernel(config: &Config) -> anyhow::Result<Kernel> {
@@ -335,13 +313,6 @@ fn kept(master: MasterKey) -> Arc<ArcSwap<MasterKey>> {
     let master = Arc::new(master);
     rt::keep_in_memory(&*master);
     Arc::new(ArcSwap::new(master))
-}
-
-fn worker_count(config: &Config) -> usize {
-    match config.proxy.workers {
-        0 => std::thread::available_parallelism().map_or(1, std::num::NonZero::get),
-        workers => workers,
-    }
 }
 
 /// Tells the operator, and the process before.
@@ -373,33 +344,6 @@ fn open_tls(config: &Config) -> anyhow::Result<Option<Arc<AgentTls>>> {
     let tls = AgentTls::load(files).context("proxy.tls")?;
     tls.watch().context("the certificate thread does not start")?;
     Ok(Some(tls))
-}
-
-fn start_worker(
-    Places { index, kernel, listeners, mailbox: (mailbox, wake), journal, inherited }: Places,
-    common: &Arc<Common>,
-    keys: &Arc<[Arc<KeyEntry>]>,
-    control: &mut Control,
-    ended: Sender<io::Result<()>>,
-) -> anyhow::Result<()> {
-    let metrics = Arc::new(Metrics::default());
-    control.shards.push(mailbox.clone());
-    control.metrics.push(Arc::clone(&metrics));
-    let worker = Worker {
-        index,
-        kernel,
-        common: Arc::clone(common),
-        keys: Arc::clone(keys),
-        listeners,
-        inherited,
-        journal,
-        metrics,
-        mailbox,
-        wake,
-        run: random()?,
-        ended,
-    };
-    worker.start().context("a worker thread does not start")
 }
 
 /// The journals, whose news go to the shards' mailboxes.

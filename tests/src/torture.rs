@@ -79,7 +79,7 @@ pub struct NotRun(pub String);
 
 impl Part {
     /// Every part, in the order in which they are run.
-    pub const ALL: [Part; 11] = [
+    pub const ALL: [Part; 12] = [
         Part::Kill,
         Part::Ack,
         Part::Power,

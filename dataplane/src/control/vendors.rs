@@ -58,7 +58,7 @@ impl Control {
     /// Seals a credential. On disk first, then for all workers at once; then every worker has dropped its connections of
     /// the one before, and says that nothing is being sent with it.
     pub(super) fn set_credential(&self, spec: &CredentialSpec) -> Reply {
-        let CredentialSpec { vendor, account, credential, only } = spec;
+        let CredentialSpec { vendor, account, credential, .. } = spec;
         let _one = self.changes.lock().unwrap_or_else(PoisonError::into_inner);
         let settings = self.settings.load_full();
         let Some(upstream) = settings.vendors.iter().find(|upstream| upstream.config.name == *vendor) else {
@@ -80,20 +80,8 @@ impl Control {
             return refusal;
         }
         let before = upstream.credential(account);
-        match (&before, only) {
-            (Some(_), Some(Only::New)) => {
-                let message = format!("vendor {vendor} has an account `{account}` already; rotate it");
-                return refused(409, "account_exists", Some("account"), message);
-            }
-            (None, Some(Only::Existing)) => {
-                let message = format!("vendor {vendor} has no account `{account}`; add it");
-                return refused(404, "no_such_account", Some("account"), message);
-            }
-            (None, _) if upstream.credentials().len() >= ACCOUNTS_MAX => {
-                let message = format!("vendor {vendor} has {ACCOUNTS_MAX} accounts, the most there may be");
-                return refused(400, "invalid_field", Some("account"), message);
-            }
-            (_, _) => {}
+        if let Err(refusal) = has_place(upstream, spec, before.is_some()) {
+            return refusal;
         }
         let version = before.as_ref().map_or(1, |before| before.version.saturating_add(1));
         let place = (account.as_str(), version);
@@ -131,5 +119,25 @@ impl Control {
             version,
             late_workers,
         })
+    }
+}
+
+/// Whether the account is one that `spec` speaks of, or one that may be added.
+fn has_place(upstream: &Vendor, spec: &CredentialSpec, exists: bool) -> Result<(), Reply> {
+    let CredentialSpec { vendor, account, only, .. } = spec;
+    match (exists, only) {
+        (true, Some(Only::New)) => {
+            let message = format!("vendor {vendor} has an account `{account}` already; rotate it");
+            Err(refused(409, "account_exists", Some("account"), message))
+        }
+        (false, Some(Only::Existing)) => {
+            let message = format!("vendor {vendor} has no account `{account}`; add it");
+            Err(refused(404, "no_such_account", Some("account"), message))
+        }
+        (false, _) if upstream.credentials().len() >= ACCOUNTS_MAX => {
+            let message = format!("vendor {vendor} has {ACCOUNTS_MAX} accounts, the most there may be");
+            Err(refused(400, "invalid_field", Some("account"), message))
+        }
+        (_, _) => Ok(()),
     }
 }

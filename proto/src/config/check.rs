@@ -71,11 +71,16 @@ pub(super) fn check(config: &Config) -> Result<(), ConfigError> {
         );
         return refuse("data.dir", problem);
     }
+    requests::check(&config.requests)?;
+    issue(config)?;
+    vendors(config)
+}
+
+fn vendors(config: &Config) -> Result<(), ConfigError> {
+    let refuse = |key: &str, problem: String| Err(ConfigError::value(key, problem));
     if config.vendors.is_empty() {
         return refuse("vendor", "name at least one vendor in a [[vendor]] section".to_owned());
     }
-    requests::check(&config.requests)?;
-    issue(config)?;
     for (at, one) in config.vendors.iter().enumerate() {
         vendor(one, &format!("vendor[{at}]"))?;
         if config.vendors.iter().take(at).any(|other| other.name == one.name) {
