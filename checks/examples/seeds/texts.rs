@@ -100,6 +100,7 @@ fn bodies() -> Vec<Seed> {
         "chunked_body",
         &[
             ("two_chunks", "5\r\nhello\r\n6\r\n world\r\n0\r\n\r\n"),
+            ("size_of_two_digits", "1c\r\namount=2000&currency=usd&a=b\r\n0\r\n\r\n"),
             ("empty", "0\r\n\r\n"),
             ("extensions", "5;a=b;c=\"d\"\r\nhello\r\n0;x\r\n\r\n"),
             ("quoted_extension", "5;a=\"b;\\\"c\"\r\nhello\r\n0\r\n\r\n"),
@@ -140,6 +141,10 @@ fn paths() -> Vec<Seed> {
             (
                 "ending_of_a_parameter",
                 "GET /twilio/2010-04-01/Accounts/AC1/Messages/SM1.json\nGET /2010-04-01/Accounts/*/Messages/*.json\nGET /2010-04-01/Accounts/*/Messages/*",
+            ),
+            (
+                "nothing_before_the_ending",
+                "GET /twilio/2010-04-01/Accounts/AC1/Messages/.json\nGET /2010-04-01/Accounts/*/Messages/*.json\nGET /2010-04-01/**",
             ),
             ("unknown", "DELETE /resend/not/in/the/table\nDELETE /not/*/the/table\nDELETE /**"),
             ("mail", "POST /resend/emails\nPOST /emails\nGET /emails"),
