@@ -120,14 +120,24 @@ impl Keybrake {
     /// Starts a dataplane that may refuse; then what it said before it ended, with an exit status of its own.
     pub(crate) fn try_start(&self) -> Result<Process, String> {
         let mut process = Process::start("dataplane", &self.out(), &mut self.dataplane_command());
-        let is_started = eventually("the dataplane to start or to refuse", || {
-            let is_ready = || http::is_ok(self.proxy(), "/readyz").then_some(true);
-            if process.ended().is_some() { Some(false) } else { is_ready() }
+        // Without its master key it runs, and forwards nothing.
+        let sealed = |process: &Process| {
+            let said = process.stderr();
+            let line = said.lines().find(|line| line.contains("nothing is forwarded until it is restarted"));
+            line.map(|line| format!("{line}\n"))
+        };
+        let refusal = eventually("the dataplane to start or to refuse", || {
+            if process.ended().is_some() {
+                return Some(None);
+            }
+            let is_ready = || http::is_ok(self.proxy(), "/readyz").then_some(None);
+            sealed(&process).map(Some).or_else(is_ready)
         });
-        match process.ended() {
-            None if is_started => Ok(process),
-            Some(status) if status.code().is_some_and(|code| code != 0) => Err(process.stderr()),
-            other => Err(format!("{other:?}\n{}", process.stderr())),
+        match (process.ended(), refusal) {
+            (None, Some(line)) => Err(line),
+            (None, None) => Ok(process),
+            (Some(status), _) if status.code().is_some_and(|code| code != 0) => Err(process.stderr()),
+            (Some(status), _) => Err(format!("{status}\n{}", process.stderr())),
         }
     }
 
