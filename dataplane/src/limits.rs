@@ -25,6 +25,10 @@ const RELAYS_MAX: u64 = 64;
 /// quote, so agents who send much must not bring that about.
 const REQUEST_QUARTERS: u64 = 3;
 
+/// Connections and bytes from which on their end is worth giving memory back to the kernel.
+const CROWD: u64 = 500;
+const MUCH_MEMORY: u64 = 16 * 1024 * 1024;
+
 /// What the process may use up, and what it does.
 #[derive(Debug)]
 pub(crate) struct Limits {
@@ -34,6 +38,8 @@ pub(crate) struct Limits {
     connections: AtomicU64,
     memory: AtomicU64,
     relays: AtomicU64,
+    /// The most connections and memory since [`Limits::has_shrunk`] said so.
+    peaks: [AtomicU64; 2],
     addresses: Addresses,
     alarms: Alarms,
 }
@@ -66,17 +72,10 @@ impl Limits {
     pub(crate) fn new(config: &Config, descriptors: u64) -> Arc<Limits> {
         let figures = Figures::of(config, descriptors);
         let addresses = Addresses::new(figures.wrong_keys, figures.wrong_keys_burst);
-        let (connections, memory, relays) = Default::default();
+        let (connections, memory, relays, peaks) = Default::default();
         let figures = ArcSwap::from_pointee(figures);
-        Arc::new(Limits {
-            figures,
-            descriptors,
-            connections,
-            memory,
-            relays,
-            addresses,
-            alarms: Alarms::default(),
-        })
+        let alarms = Alarms::default();
+        Arc::new(Limits { figures, descriptors, connections, memory, relays, peaks, addresses, alarms })
     }
 
     /// The defaults.
@@ -105,6 +104,23 @@ impl Limits {
     /// Now and then.
     pub(crate) fn tick(&self) {
         self.alarms.tick();
+        for (peak, now) in self.peaks.iter().zip([&self.connections, &self.memory]) {
+            peak.fetch_max(now.load(Ordering::Relaxed), Ordering::Relaxed);
+        }
+    }
+
+    /// Whether less than half is left of a crowd, or of the memory that bodies took: said once.
+    pub(crate) fn has_shrunk(&self) -> bool {
+        let counts = [(&self.connections, CROWD), (&self.memory, MUCH_MEMORY)];
+        let mut has_shrunk = false;
+        for (peak, (now, least)) in self.peaks.iter().zip(counts) {
+            let (peak_was, now) = (peak.load(Ordering::Relaxed), now.load(Ordering::Relaxed));
+            if peak_was >= least && now < peak_was.div_ceil(2) {
+                peak.store(now, Ordering::Relaxed);
+                has_shrunk = true;
+            }
+        }
+        has_shrunk
     }
 
     /// A connection from `peer`, if there is room. It costs two atomic additions and two hashes, and no memory.
@@ -305,6 +321,19 @@ mod tests {
         let refused = |peer| (0..10).filter(|_| limits.is_flood(peer, now)).count();
         assert_eq!((refused(address(1)), refused(address(2))), (7, 7));
         assert_eq!(refused(IpAddr::V4(Ipv4Addr::LOCALHOST)), 0, "a front proxy is not its agents");
+    }
+
+    #[test]
+    fn the_end_of_a_crowd_is_told_once() {
+        let limits = limits(|_| ());
+        let mut crowd: Vec<Place> = (0..CROWD).filter_map(|_| limits.connect(address(1))).collect();
+        limits.tick();
+        assert!(!limits.has_shrunk());
+        crowd.truncate(10);
+        limits.tick();
+        assert!(limits.has_shrunk() && !limits.has_shrunk());
+        drop(crowd);
+        assert!(!limits.has_shrunk(), "ten are no crowd");
     }
 
     #[test]

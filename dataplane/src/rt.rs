@@ -224,6 +224,18 @@ pub(crate) fn shutdown(fd: RawFd, direction: Direction) {
     let _ = unsafe { libc::shutdown(fd, how) };
 }
 
+/// Gives the kernel back what glibc's allocator keeps of memory that was freed. It takes the allocator's locks for
+/// milliseconds, so it is for the end of a flood and for no worker.
+#[cfg(target_env = "gnu")]
+pub(crate) fn trim_memory() {
+    // SAFETY: it takes a number only, and may be called by any thread at any time (malloc_trim(3)).
+    unsafe { libc::malloc_trim(0) };
+}
+
+/// Nothing: other allocators give memory back by themselves.
+#[cfg(not(target_env = "gnu"))]
+pub(crate) fn trim_memory() {}
+
 /// Whether an idle connection has bytes or its end to read: then it must not be used again.
 pub(crate) fn has_input(fd: RawFd) -> bool {
     let mut byte = 0u8;

@@ -320,6 +320,8 @@ impl Client {
 /// When nothing accepts, or no port or descriptor is free.
 pub(crate) fn connect_from(source: Ipv4Addr, address: SocketAddr) -> std::io::Result<TcpStream> {
     let socket = Socket::new(Domain::IPV4, Type::STREAM, Some(Protocol::TCP))?;
+    // What it does not read waits at the other end, as if it were another machine.
+    socket.set_recv_buffer_size(4096)?;
     socket.bind(&SocketAddr::from((source, 0)).into())?;
     socket.connect(&address.into())?;
     Ok(socket.into())

@@ -18,6 +18,7 @@ use keybrake_proto::time::{Day, UnixMicros};
 use super::{Control, WAIT, refused};
 use crate::clock;
 use crate::registry::KeyEntry;
+use crate::rt;
 use crate::storage::{Doubt, NoDoubt, Resolution, Resolved, Verdict};
 
 /// How long an unknown outcome stays held before it is booked at its quote, in microseconds.
@@ -26,10 +27,13 @@ const HELD_US: u64 = 3_600_000_000;
 /// Between two looks at what is held for so long.
 const LOOK: Duration = Duration::from_secs(5);
 
-/// Books what is in doubt for an hour, until the process ends.
+/// Books what is in doubt for an hour, until the process ends; and tidies behind a flood of agents.
 pub(crate) fn start(control: Arc<Control>) -> io::Result<()> {
     let run = move || {
         while after(LOOK).recv().is_ok() {
+            if control.limits.has_shrunk() {
+                rt::trim_memory();
+            }
             let day = control.clock.day();
             let before = UnixMicros(clock::wall().0.saturating_sub(HELD_US));
             let keys = Arc::clone(&control);

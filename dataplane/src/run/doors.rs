@@ -15,6 +15,11 @@ const BACKLOG: i32 = 4096;
 /// was closed here: they are memory too (rule G1). Inherited by each connection that is accepted (tcp(7)).
 const UNREAD_MAX: Duration = Duration::from_secs(60);
 
+/// What the kernel keeps of a reply that an agent does not read, in bytes; twice that with its own lists (socket(7)).
+/// Left to itself it takes megabytes for each, and a few hundred such agents all that the machine has for TCP.
+/// Inherited as above.
+const UNREAD_BYTES: usize = 128 * 1024;
+
 /// A process that was killed keeps its port until the kernel has taken its io_uring apart: 4 to 12 ms
 /// measured. One that restarts at once waits for that.
 const PORT_WAIT: Duration = Duration::from_secs(1);
@@ -66,6 +71,7 @@ fn bind(address: SocketAddr, workers: usize) -> io::Result<Vec<TcpListener>> {
 fn listen(address: SocketAddr) -> io::Result<TcpListener> {
     let socket = socket(address, true)?;
     socket.set_tcp_user_timeout(Some(UNREAD_MAX))?;
+    socket.set_send_buffer_size(UNREAD_BYTES)?;
     socket.listen(BACKLOG)?;
     Ok(socket.into())
 }
@@ -87,10 +93,12 @@ mod tests {
     use super::*;
 
     #[test]
-    fn g1_what_an_agent_leaves_unread_in_the_kernel_has_a_deadline() {
+    fn g1_g4_what_an_agent_leaves_unread_in_the_kernel_has_a_deadline() {
         let listener = listen(SocketAddr::from(([127, 0, 0, 1], 0))).unwrap();
         let _agent = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
         let (accepted, _) = listener.accept().unwrap();
-        assert_eq!(SockRef::from(&accepted).tcp_user_timeout().unwrap(), Some(UNREAD_MAX));
+        let socket = SockRef::from(&accepted);
+        assert_eq!(socket.tcp_user_timeout().unwrap(), Some(UNREAD_MAX));
+        assert!(socket.send_buffer_size().unwrap() <= 2 * UNREAD_BYTES, "and a length");
     }
 }
