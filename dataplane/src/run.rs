@@ -96,7 +96,6 @@ impl Running {
         let agent_tls = open_tls(&config)?;
         let mut predecessor = predecessor(&config, begin)?;
         let mut state = open_state(&config, predecessor.as_ref())?;
-        let objects = Arc::clone(&state.objects);
         let clock = start_clock(&config, &state.keys)?;
         let (control_listener, all_keys) =
             open_control(&config, &mut state.store, &state.keys, predecessor.as_ref())?;
@@ -115,7 +114,7 @@ impl Running {
             lease: lease.clone(),
             limits: Arc::clone(&limits),
             memory: state.memory,
-            objects: state.objects,
+            objects: Arc::clone(&state.objects),
             requests: Arc::clone(&state.requests),
             left: left.clone(),
             agent_tls: agent_tls.clone(),
@@ -156,18 +155,8 @@ impl Running {
         let front = start_control(control_listener, &control, hang_ups)?;
         say_that_it_runs(&config, &control, predecessor)?;
         starting.succeeded();
-        Ok(Running {
-            marks: state.marks,
-            config,
-            control,
-            front,
-            storage,
-            committer,
-            objects,
-            ended,
-            signals,
-            asked,
-        })
+        let (marks, objects) = (state.marks, state.objects);
+        Ok(Running { config, control, front, storage, committer, marks, objects, ended, signals, asked })
     }
 
     /// Waits for a signal, then drains: what runs is finished, what does not end in time is cut. Or until another

@@ -29,7 +29,7 @@ fn frames() -> Vec<Seed> {
     let seed = |name: &str, bytes| ("control_frame", name.to_owned(), bytes);
     let request = |json: &str| {
         let body: serde_json::Value = serde_json::from_str(json).unwrap();
-        control::encode(&body).unwrap()
+        control::encode(&body).unwrap().to_vec()
     };
     let intent = IntentId::new(3, 7);
     let fate = Fate {
@@ -40,8 +40,8 @@ fn frames() -> Vec<Seed> {
     };
     let doubt = Request::ResolveDoubt { id: "d0003000000000007".to_owned(), charge_usd: Some(Micros::ZERO) };
     vec![
-        seed("status", control::encode(&Request::Status).unwrap()),
-        seed("doubt", control::encode(&doubt).unwrap()),
+        seed("status", control::encode(&Request::Status).unwrap().to_vec()),
+        seed("doubt", control::encode(&doubt).unwrap().to_vec()),
         seed(
             "issue",
             request(
@@ -62,7 +62,7 @@ fn frames() -> Vec<Seed> {
                 r#"{"reply": "refused", "body": {"status": 404, "code": "no_such_key", "field": null, "message": "x"}}"#,
             ),
         ),
-        seed("empty_list", control::encode(&Reply::Keys { keys: Vec::new(), more: false }).unwrap()),
+        seed("empty_list", control::encode(&Reply::Keys { keys: Vec::new(), more: false }).unwrap().to_vec()),
         seed("ended", Parting::Ended { intent, fate, row: b"row" }.frame()),
         seed("lost", Parting::Lost { intent }.frame()),
         seed(
@@ -166,6 +166,8 @@ fn rows() -> Vec<Seed> {
         user_agent: Some("curl"),
         metadata: vec![("agent_id", "a1"), ("", "")],
         amends: None,
+        account: None,
+        parent_key_id: None,
     };
     let denied = AuditRow {
         vault_key_id: None,
@@ -177,7 +179,8 @@ fn rows() -> Vec<Seed> {
     let amendment = AuditRow { outcome: Outcome::Amendment, amends: Some("req_0"), ..row.clone() };
     let encoded = row.encode(Vec::new());
     let mut old = encoded.clone();
-    old.pop();
+    // Without what later versions have behind it.
+    old.truncate(old.len() - 3);
     if let Some(version) = old.first_mut() {
         *version = 1;
     }

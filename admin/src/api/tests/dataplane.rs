@@ -123,22 +123,7 @@ fn answer(request: Request, behavior: Behavior) -> Reply {
         Request::ListKeys { after: None, .. } => Reply::Keys { keys: vec![view()], more: true },
         Request::ShowKey(id) if id == Id::get() => Reply::Key(Box::new(view())),
         Request::SelfKey { vault_key: sent } if sent == vault_key => Reply::Key(Box::new(view())),
-        Request::Revoke(Revoke { of, cut }) if of == Selector::Ids(vec![Id::get()]) => {
-            Reply::Revoked(Box::new(Revoked {
-                revoked: 1,
-                already_revoked: 0,
-                ids: vec![Id::get()],
-                unknown_ids: Vec::new(),
-                revoked_at: UnixMicros::from_seconds(1_795_305_600),
-                acknowledged: behavior != Behavior::NotAcknowledged,
-                late_workers: if behavior == Behavior::NotAcknowledged { vec![1] } else { Vec::new() },
-                durable: behavior != Behavior::NotDurable,
-                closed_us: 42,
-                acknowledged_us: 310,
-                at_vendor: 1,
-                cut: u64::from(cut),
-            }))
-        }
+        Request::Revoke(Revoke { of, cut }) if of == Selector::Ids(vec![Id::get()]) => revoked(cut, behavior),
         Request::Clock => Reply::Clock(Box::new(clock(behavior))),
         Request::RotateMasterKey => rotated(),
         Request::Doubts => Reply::Doubts(vec![doubt()]),
@@ -161,6 +146,23 @@ fn answer(request: Request, behavior: Behavior) -> Reply {
             })
         }
     }
+}
+
+fn revoked(cut: bool, behavior: Behavior) -> Reply {
+    Reply::Revoked(Box::new(Revoked {
+        revoked: 1,
+        already_revoked: 0,
+        ids: vec![Id::get()],
+        unknown_ids: Vec::new(),
+        revoked_at: UnixMicros::from_seconds(1_795_305_600),
+        acknowledged: behavior != Behavior::NotAcknowledged,
+        late_workers: if behavior == Behavior::NotAcknowledged { vec![1] } else { Vec::new() },
+        durable: behavior != Behavior::NotDurable,
+        closed_us: 42,
+        acknowledged_us: 310,
+        at_vendor: 1,
+        cut: u64::from(cut),
+    }))
 }
 
 fn configuration() -> ConfigView {
