@@ -149,7 +149,9 @@ fn forwarded(head: &RequestHead, bytes: &[u8]) {
         (b"Content-Length", b"41"),
         (b"Authorization", b"Bearer credential-of-the-vendor"),
     ];
-    let mut expected = owned(kept().filter(|(name, _)| encode::may_forward(name)));
+    // Bytes beyond ASCII are not passed on: parsers differ on them.
+    let passes = |(name, value): &(&[u8], &[u8])| encode::may_forward(name) && value.is_ascii();
+    let mut expected = owned(kept().filter(passes));
     expected.insert(0, (ours[0].0.to_vec(), ours[0].1.to_vec()));
     expected.extend(owned(ours[1..].iter().copied()));
     assert_eq!(owned(again.fields(&out)), expected);

@@ -70,7 +70,10 @@ pub(crate) struct Memory {
 impl Limits {
     /// Those of `config`, for a process that may have so many files open.
     pub(crate) fn new(config: &Config, descriptors: u64) -> Arc<Limits> {
-        let figures = Figures::of(config, descriptors);
+        Limits::of(Figures::of(config, descriptors), descriptors)
+    }
+
+    fn of(figures: Figures, descriptors: u64) -> Arc<Limits> {
         let addresses = Addresses::new(figures.wrong_keys, figures.wrong_keys_burst);
         let (connections, memory, relays, peaks) = Default::default();
         let figures = ArcSwap::from_pointee(figures);
@@ -258,11 +261,9 @@ mod tests {
     use super::*;
 
     fn limits(change: impl FnOnce(&mut Figures)) -> Arc<Limits> {
-        let limits = Limits::of_tests();
-        let mut figures = Figures::clone(&limits.figures());
+        let mut figures = Figures::clone(&Limits::of_tests().figures());
         change(&mut figures);
-        limits.figures.store(Arc::new(figures));
-        limits
+        Limits::of(figures, 1 << 20)
     }
 
     fn address(last: u8) -> IpAddr {

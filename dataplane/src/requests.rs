@@ -75,7 +75,8 @@ impl Requests {
 
     fn take(&self, month: Month, most: u64) -> Result<Month, UsedUp> {
         let next = |word| {
-            let next = OfMonth::unpack(word).plus(month, 1);
+            let now = OfMonth::unpack(word);
+            let next = now.plus(month.max(now.month), 1);
             (next.count <= most).then(|| next.pack())
         };
         // Nothing else is ordered by it.

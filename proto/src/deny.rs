@@ -413,6 +413,7 @@ impl Denial {
             401 => "invalid_api_key",
             403 => "restricted_api_key",
             429 if RATES.contains(&self.code) => "rate_limit_exceeded",
+            429 if self.code == "monthly_quota_exceeded" => "monthly_quota_exceeded",
             429 => "daily_quota_exceeded",
             400..=428 => "validation_error",
             _ => "application_error",

@@ -4,7 +4,7 @@ use std::fmt;
 
 use serde::de::{self, Deserialize, Deserializer, Visitor};
 
-use super::super::{Admin, Data, Durability, Prices, Proxy, Requests};
+use super::super::{Admin, Data, Durability, Limits, Prices, Proxy, Requests};
 use super::*;
 use crate::policy::IssueBounds;
 
@@ -69,6 +69,7 @@ fn sorted(names: impl Iterator<Item = String>) -> Vec<String> {
 fn q30_every_field_says_whether_it_changes_live() {
     let sections = [
         ("proxy", fields_of::<Proxy>()),
+        ("limits", fields_of::<Limits>()),
         ("admin", fields_of::<Admin>()),
         ("data", fields_of::<Data>()),
         ("durability", fields_of::<Durability>()),
