@@ -3,10 +3,12 @@
 //! Parsing is pure: the caller reads the file and the environment. A [`Config`] that exists is
 //! possible; whether its addresses are free and its directories writable shows when they are used.
 
+mod audit;
 mod check;
 mod operation;
 mod overrides;
 
+pub use audit::Audit;
 pub use operation::{BodyForm, Cost, Operation};
 
 use std::fmt;
@@ -39,6 +41,9 @@ pub struct Config {
     /// What no issued key may go beyond.
     #[serde(default)]
     pub issue: IssueBounds,
+    /// What a query of the audit may use.
+    #[serde(default)]
+    pub audit: Audit,
     /// The vendors, at least one.
     #[serde(default, rename = "vendor")]
     pub vendors: Vec<Vendor>,

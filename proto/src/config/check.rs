@@ -72,6 +72,7 @@ pub(super) fn check(config: &Config) -> Result<(), ConfigError> {
         return refuse("vendor", "name at least one vendor in a [[vendor]] section".to_owned());
     }
     issue(config)?;
+    config.audit.check()?;
     for (at, one) in config.vendors.iter().enumerate() {
         vendor(one, &format!("vendor[{at}]"))?;
         if config.vendors.iter().take(at).any(|other| other.name == one.name) {

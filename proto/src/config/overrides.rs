@@ -28,7 +28,9 @@ pub(super) fn apply(
         };
         let section = table.entry(section).or_insert_with(|| Value::Table(Table::new()));
         let Some(section) = section.as_table_mut() else {
-            return refuse("does not name a section; sections are proxy, admin, data, durability and issue");
+            return refuse(
+                "does not name a section; sections are proxy, admin, data, durability, prices, issue and audit",
+            );
         };
         section.insert(key.to_ascii_lowercase(), literal(&value));
     }
