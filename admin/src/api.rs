@@ -9,11 +9,14 @@ mod clock;
 mod connection;
 mod doubts;
 mod error;
+mod explain;
 mod health;
 mod keys;
 mod metrics;
 mod params;
+mod query;
 mod revoke;
+mod tail;
 mod vendors;
 
 use std::sync::Arc;
@@ -26,7 +29,7 @@ use axum::http::header::{CACHE_CONTROL, CONTENT_SECURITY_POLICY, X_CONTENT_TYPE_
 use axum::middleware::{self, Next};
 use axum::response::Response;
 use axum::routing::{MethodRouter, get, patch, post, put};
-use keybrake_proto::config::Config;
+use keybrake_proto::config::{Audit, Config};
 use keybrake_proto::time::UnixMicros;
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
@@ -35,9 +38,13 @@ use tokio::sync::Semaphore;
 use self::connection::Bounded;
 use self::error::ApiError;
 use self::metrics::Metrics;
+use self::query::Queries;
 use crate::control::Control;
 use crate::failure::Failure;
 use crate::history::History;
+use crate::query_log::QueryLog;
+use crate::sql::Sql;
+use crate::tail::Tail;
 use crate::token::{self, AdminToken, Source, TOKEN_ENV};
 
 /// The longest request body, in bytes.
@@ -45,6 +52,9 @@ pub(crate) const BODY_BYTES_MAX: usize = 256 * 1024;
 
 /// The most scans of the audit at a time; the next ones wait.
 const SCANS_MAX: usize = 4;
+
+/// Threads that block beside the scans': queries, tails, files.
+const BLOCKING_BESIDE: usize = 8;
 
 /// How long running requests may take to finish when the process stops.
 const DRAIN_TIMEOUT: Duration = Duration::from_secs(10);
@@ -101,6 +111,10 @@ fn routes() -> Vec<Route> {
         get_route(Access::Operator, "/vendors", get(vendors::list)),
         put_route(Access::Operator, "/vendors/{vendor}/accounts/{account}", put(vendors::set)),
         get_route(Access::Operator, "/audit", get(audit::list)),
+        get_route(Access::Operator, "/audit/query", get(query::saved)),
+        post_route(Access::Operator, "/audit/query", post(query::ask)),
+        get_route(Access::Operator, "/audit/tail", get(tail::follow)),
+        get_route(Access::Operator, "/audit/explain/{id}", get(explain::show)),
     ]
 }
 
@@ -109,6 +123,8 @@ pub(crate) struct Api {
     control: Control,
     history: Arc<History>,
     scans: Semaphore,
+    queries: Queries,
+    tail: Arc<Tail>,
     token: AdminToken,
     metrics: Metrics,
     openapi: String,
@@ -116,15 +132,26 @@ pub(crate) struct Api {
 }
 
 impl Api {
-    /// The API of one data directory.
-    pub(crate) fn new(control: Control, history: History, token: AdminToken) -> Result<Api, Failure> {
+    /// The API of one data directory, with limits for queries of the audit.
+    pub(crate) fn new(
+        control: Control,
+        history: History,
+        token: AdminToken,
+        limits: &Audit,
+    ) -> Result<Api, Failure> {
         let mut openapi: serde_json::Value = serde_json::from_str(OPENAPI).map_err(Failure::setup)?;
         if let Some(version) = openapi.pointer_mut("/info/version") {
             *version = env!("CARGO_PKG_VERSION").into();
         }
+        let history = Arc::new(history);
+        let data_dir = control.data_dir();
+        let sql = Sql::new(Arc::clone(&history), limits.clone(), data_dir);
+        let queries = Queries::new(sql, QueryLog::new(data_dir));
         Ok(Api {
             control,
-            history: Arc::new(history),
+            tail: Arc::new(Tail::new(Arc::clone(&history))),
+            history,
+            queries,
             scans: Semaphore::new(SCANS_MAX),
             token,
             metrics: Metrics::default(),
@@ -184,11 +211,11 @@ pub(crate) fn serve(config: &Config) -> Result<(), Failure> {
     token::make_dir(&config.data.dir)?;
     let history = History::new(config.data.store_dir(), config.data.dir.join("admin-secondary"));
     let control = Control::new(config.data.control_socket());
-    let api = Arc::new(Api::new(control, history, AdminToken::new(&secret)?)?);
+    let api = Arc::new(Api::new(control, history, AdminToken::new(&secret)?, &config.audit)?);
     drop(secret);
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
-        .max_blocking_threads(SCANS_MAX.saturating_add(2))
+        .max_blocking_threads(SCANS_MAX.saturating_add(BLOCKING_BESIDE))
         .enable_all()
         .build()
         .map_err(|error| Failure::setup(format_args!("cannot start threads: {error}")))?;
@@ -223,12 +250,15 @@ fn announce(listener: &TcpListener, source: &Source) -> Result<(), Failure> {
 /// Serves `api` until `stop`, then lets running requests finish.
 async fn run(listener: TcpListener, api: Arc<Api>, stop: impl Future<Output = ()>) -> Result<(), Failure> {
     let (draining, drained) = tokio::sync::oneshot::channel::<()>();
+    let tail = Arc::clone(&api.tail);
     let server = axum::serve(Bounded::new(listener), router(api)).with_graceful_shutdown(async {
         // An error is the sender's end, which asks for the same.
         drained.await.unwrap_or_default();
     });
     let server = tokio::spawn(server.into_future());
     stop.await;
+    // A tail ends with the process alone.
+    tail.close();
     drop(draining);
     match tokio::time::timeout(DRAIN_TIMEOUT, server).await {
         // What still runs is cut: the dataplane finishes what it was asked.
