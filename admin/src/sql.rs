@@ -162,10 +162,11 @@ impl Sql {
         let answered = guard::open(&shared, &memory)
             .and_then(|connection| self.answer(&connection, question))
             .map_err(|error| why(&shared, error));
-        let (scanned, unreadable) = shared.budget.counted();
+        let (scanned, unreadable, passed) = shared.budget.counted();
         answered.map(|answer| Answer {
             scanned,
             unreadable,
+            passed,
             newest,
             age,
             elapsed: started.elapsed(),

@@ -232,7 +232,7 @@ fn json_text(answer: &Answer, lag_ms: Option<u64>) -> String {
         // A String always takes it.
         write!(text, "{comma}{row}").unwrap_or_default();
     }
-    let rest = json!({"truncated": answer.is_truncated, "scanned": answer.scanned, "unreadable": answer.unreadable,
+    let rest = json!({"truncated": answer.is_truncated, "scanned": answer.scanned, "passed": answer.passed, "unreadable": answer.unreadable,
                       "elapsed_ms": elapsed_ms(answer), "lag_ms": lag_ms, "newest": answer.newest});
     let rest = rest.to_string();
     text.push_str("],");

@@ -22,6 +22,8 @@ pub(crate) struct Answer {
     pub(crate) scanned: u64,
     /// Those of them that cannot be read: damaged, or of a newer version.
     pub(crate) unreadable: u64,
+    /// Those of them that the scan gave to SQLite; it left the others out by itself.
+    pub(crate) passed: u64,
     /// The newest row that was there.
     pub(crate) newest: Option<u64>,
     /// When its exchange had ended, and when that was looked up.

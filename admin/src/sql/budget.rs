@@ -28,6 +28,7 @@ pub(super) struct Budget {
     state: Mutex<State>,
     scanned: AtomicU64,
     unreadable: AtomicU64,
+    passed: AtomicU64,
 }
 
 struct State {
@@ -52,6 +53,7 @@ impl Budget {
             state: Mutex::new(State { stopped: None, next_temp_look: now }),
             scanned: AtomicU64::new(0),
             unreadable: AtomicU64::new(0),
+            passed: AtomicU64::new(0),
         }
     }
 
@@ -80,15 +82,17 @@ impl Budget {
         self.state.lock().unwrap_or_else(PoisonError::into_inner).stopped
     }
 
-    /// Counts rows that were looked at, and those of them that cannot be read.
-    pub(super) fn count(&self, scanned: u64, unreadable: u64) {
+    /// Counts rows that were looked at, those of them that cannot be read, and those that SQLite is given.
+    pub(super) fn count(&self, scanned: u64, unreadable: u64, passed: usize) {
         self.scanned.fetch_add(scanned, Ordering::Relaxed);
         self.unreadable.fetch_add(unreadable, Ordering::Relaxed);
+        self.passed.fetch_add(u64::try_from(passed).unwrap_or(u64::MAX), Ordering::Relaxed);
     }
 
-    /// Rows that were looked at, and those of them that cannot be read.
-    pub(super) fn counted(&self) -> (u64, u64) {
-        (self.scanned.load(Ordering::Relaxed), self.unreadable.load(Ordering::Relaxed))
+    /// The same three, so far.
+    pub(super) fn counted(&self) -> (u64, u64, u64) {
+        let of = |count: &AtomicU64| count.load(Ordering::Relaxed);
+        (of(&self.scanned), of(&self.unreadable), of(&self.passed))
     }
 }
 

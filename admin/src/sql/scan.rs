@@ -287,7 +287,7 @@ impl Scan {
             if is_enough && at.is_some() { Step::Stop } else { Step::Next }
         });
         self.fetched = fetched;
-        shared.budget.count(looked, unreadable);
+        shared.budget.count(looked, unreadable, self.fetched.len());
         visited.map_err(|error| shared.fail(error))?;
         self.go_on_behind(last.filter(|_| looked >= LOOKED_AT_ONCE || self.fetched.len() >= ROWS_AT_ONCE));
         Ok(())

@@ -178,6 +178,8 @@ fn what_a_scan_can_decide_is_not_left_to_sqlite() {
 fn rows_that_a_scan_leaves_out_never_reach_sqlite() {
     let asked = Asked::new();
     // SQLite counts what it gets: with the test in a function it gets everything.
+    assert_eq!(asked.ask("SELECT ts FROM calls WHERE policy_check_result != 'allowed'").passed, 40);
+    assert_eq!(asked.ask("SELECT ts FROM calls WHERE metadata->>'agent_run_id' = 'r3'").passed, 15);
     for (pushed, not) in [
         ("policy_check_result != 'allowed'", "policy_check_result || '' != 'allowed'"),
         ("policy_check_result = 'allowed'", "policy_check_result || '' = 'allowed'"),
@@ -193,8 +195,12 @@ fn rows_that_a_scan_leaves_out_never_reach_sqlite() {
         ("agent_id IN ('a1', 'a2')", "agent_id || '' IN ('a1', 'a2')"),
         ("agent_id = 'a1' OR agent_run_id = 'r2'", "agent_id || '' = 'a1' OR agent_run_id || '' = 'r2'"),
     ] {
-        let count = |test: &str| asked.ask(&format!("SELECT COUNT(*) FROM calls WHERE {test}")).rows;
-        assert_eq!(count(pushed), count(not), "{pushed}");
+        let count = |test: &str| asked.ask(&format!("SELECT COUNT(*) FROM calls WHERE {test}"));
+        let (by_scan, by_sqlite) = (count(pushed), count(not));
+        assert_eq!(by_scan.rows, by_sqlite.rows, "{pushed}");
+        assert_eq!((by_scan.scanned, by_sqlite.scanned, by_sqlite.passed), (60, 60, 60), "{pushed}");
+        let is_of_scan = !["NOCASE", " IN ", " OR "].iter().any(|part| pushed.contains(part));
+        assert_eq!(by_scan.passed < 60, is_of_scan, "{pushed}: {}", by_scan.passed);
     }
     let plan = |sql: &str| {
         let answer = asked.ask(&format!("EXPLAIN QUERY PLAN {sql}"));
@@ -210,6 +216,22 @@ fn rows_that_a_scan_leaves_out_never_reach_sqlite() {
         let found = plan(sql);
         assert!(found.contains(part) && !found.contains("TEMP B-TREE"), "{sql}: {found}");
     }
+}
+
+#[test]
+fn a_row_that_took_long_is_found_by_when_it_started() {
+    let asked = Asked::new();
+    let since = MIDNIGHT + 864_000;
+    let at = |seconds| AuditRow { ts: UnixMicros::from_seconds(seconds), ..nth(3) };
+    // In the order of their commits: most of them took an hour and more.
+    for (n, seconds) in
+        [since - 9000, since + 5, since - 3600, since - 10, since + 9, since - 7000].iter().enumerate()
+    {
+        asked.primary.append(100 + n as u64, &at(*seconds));
+    }
+    let sql = format!("SELECT sequence FROM calls WHERE ts_micros >= {since}000000");
+    asked.check(&sql, "101 | 104");
+    asked.check(&format!("SELECT COUNT(*) FROM calls WHERE ts_micros < {since}000000"), "64");
 }
 
 #[test]
