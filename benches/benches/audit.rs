@@ -150,7 +150,7 @@ fn start(dir: &Path) -> Child {
     let data = dir.join("data");
     let text = format!(
         "[proxy]\nlisten = \"127.0.0.1:18098\"\n[admin]\nlisten = \"{ADDRESS}\"\n[data]\ndir = \"{}\"\n[audit]\n\
-         query_timeout_s = 600\n[[vendor]]\nname = \"stripe\"\nbase_url = \"https://api.stripe.com\"\n",
+         query_timeout_s = 50\n[[vendor]]\nname = \"stripe\"\nbase_url = \"https://api.stripe.com\"\n",
         data.display()
     );
     std::fs::write(&config, text).unwrap();

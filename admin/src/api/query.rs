@@ -4,7 +4,7 @@ use std::collections::HashSet;
 use std::fmt::Write as _;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use axum::Json;
 use axum::extract::State;
@@ -28,6 +28,9 @@ use crate::sql::{Answer, Question, SAVED, Sql, SqlError, Stop, find_saved, saved
 
 /// The most queries at a time, over all tokens; the next ones wait.
 const QUERIES_MAX: usize = 2;
+
+/// How long a query waits for its turn. With the longest time of a query it is less than a connection may be silent.
+const TURN_WAIT: Duration = Duration::from_secs(5);
 
 /// How far back a saved question looks unless it is told.
 const SINCE_DEFAULT: &str = "30d";
@@ -121,8 +124,11 @@ pub(super) async fn ask(
     let turn = queries.turn(&who)?;
     let id = super::now();
     log(queries, &begun(id, &who, &question))?;
-    let waiting = queries.slots.acquire().await;
-    let _slot = waiting.map_err(|_| ApiError::internal("the process is stopping"))?;
+    let Ok(waited) = tokio::time::timeout(TURN_WAIT, queries.slots.acquire()).await else {
+        let message = "as many questions to the audit are being answered as may be; try again";
+        return Err(ApiError::new(StatusCode::SERVICE_UNAVAILABLE, "too_many_queries", message));
+    };
+    let _slot = waited.map_err(|_| ApiError::internal("the process is stopping"))?;
     let asked = Instant::now();
     let queued = queued(&api).await;
     let (sql, is_cancelled) = (Arc::clone(&queries.sql), Arc::clone(&turn.is_cancelled));
@@ -217,7 +223,7 @@ fn lag_ms(answer: &Answer, asked: Instant, queued: Option<u64>) -> Option<u64> {
         (_, Some(end)) => {
             let now =
                 super::now().0.saturating_sub(u64::try_from(taken.elapsed().as_micros()).unwrap_or(u64::MAX));
-            std::time::Duration::from_micros(now.saturating_sub(end.0)).max(behind)
+            Duration::from_micros(now.saturating_sub(end.0)).max(behind)
         }
     };
     u64::try_from(behind.as_millis()).ok()

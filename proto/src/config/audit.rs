@@ -33,7 +33,8 @@ impl Audit {
     pub(super) fn check(&self) -> Result<(), ConfigError> {
         const MIB: u64 = 1024 * 1024;
         for (key, value, least, most, unit) in [
-            ("query_timeout_s", self.query_timeout_s, 1, 600, "seconds"),
+            // The admin API cuts a connection on which nothing is answered for a minute.
+            ("query_timeout_s", self.query_timeout_s, 1, 50, "seconds"),
             ("query_rows_max", self.query_rows_max, 1, 1_000_000, "rows"),
             ("query_memory_bytes_max", self.query_memory_bytes_max, 16 * MIB, 16 * 1024 * MIB, "bytes"),
             ("query_temp_bytes_max", self.query_temp_bytes_max, 0, 1024 * 1024 * MIB, "bytes"),
