@@ -74,16 +74,24 @@ fn main() {
         began.elapsed().as_secs_f64(),
         mebibytes(&dir)
     );
-    let mut admin = start(&dir);
+    let admin = start(&dir);
     println!("{:38} {:>9} {:>12} {:>10} {:>8}", "question", "seconds", "rows looked", "rows/s", "RSS MiB");
     // The first one reads the amendments of all rows, once for the process.
     ask("first query (looks for amendments)", "SELECT 1", rows, &admin);
     for (name, sql) in QUESTIONS {
         ask(name, sql, rows, &admin);
     }
-    admin.kill().unwrap();
-    admin.wait().unwrap();
-    std::fs::remove_dir_all(dir).unwrap();
+}
+
+/// The admin process and its directory, which go with it.
+struct Admin(Child, PathBuf);
+
+impl Drop for Admin {
+    fn drop(&mut self) {
+        self.0.kill().ok();
+        self.0.wait().ok();
+        std::fs::remove_dir_all(&self.1).ok();
+    }
 }
 
 fn row(n: u64, rows: u64, texts: &[String; 4]) -> AuditRow<'_> {
@@ -145,7 +153,7 @@ fn write_rows(store: &Path, rows: u64) {
     store.flush_cf(audit).unwrap();
 }
 
-fn start(dir: &Path) -> Child {
+fn start(dir: &Path) -> Admin {
     let config = dir.join("keybrake.toml");
     let data = dir.join("data");
     let text = format!(
@@ -158,7 +166,7 @@ fn start(dir: &Path) -> Child {
     let program = std::env::var_os("KEYBRAKE_BIN").map_or(beside, PathBuf::from);
     let mut command = Command::new(program);
     let admin = command.arg("admin").arg("--config").arg(config).env("KEYBRAKE_ADMIN_TOKEN", TOKEN);
-    let admin = admin.stderr(Stdio::null()).spawn().unwrap();
+    let admin = Admin(admin.stderr(Stdio::null()).spawn().unwrap(), dir.to_owned());
     let deadline = Instant::now() + Duration::from_secs(60);
     while TcpStream::connect(ADDRESS).is_err() {
         assert!(Instant::now() < deadline, "the admin process does not listen");
@@ -168,7 +176,7 @@ fn start(dir: &Path) -> Child {
 }
 
 /// Asks once and prints what it took.
-fn ask(name: &str, sql: &str, rows: u64, admin: &Child) {
+fn ask(name: &str, sql: &str, rows: u64, admin: &Admin) {
     let began = Instant::now();
     let body = format!("{{\"sql\": \"{sql}\"}}");
     let mut stream = TcpStream::connect(ADDRESS).unwrap();
@@ -188,7 +196,7 @@ fn ask(name: &str, sql: &str, rows: u64, admin: &Child) {
     // The first one looks at all rows before it begins.
     let looked = if name.starts_with("first") { rows } else { scanned };
     let rate = looked as f64 / seconds;
-    println!("{name:38} {seconds:>9.3} {looked:>12} {rate:>10.0} {:>8}", resident(admin.id()));
+    println!("{name:38} {seconds:>9.3} {looked:>12} {rate:>10.0} {:>8}", resident(admin.0.id()));
 }
 
 /// The process's memory, in MiB.
