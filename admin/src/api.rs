@@ -10,12 +10,15 @@ mod config;
 mod connection;
 mod doubts;
 mod error;
+mod explain;
 mod health;
 mod keys;
 mod master_key;
 mod metrics;
 mod params;
+mod query;
 mod revoke;
+mod tail;
 mod tokens;
 mod vendors;
 
@@ -29,7 +32,7 @@ use axum::http::{HeaderValue, Method, StatusCode};
 use axum::middleware::{self, Next};
 use axum::response::Response;
 use axum::routing::{MethodRouter, get, patch, post, put};
-use keybrake_proto::config::Config;
+use keybrake_proto::config::{Audit, Config};
 use keybrake_proto::time::UnixMicros;
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
@@ -38,10 +41,14 @@ use tokio::sync::Semaphore;
 use self::connection::{Bounded, Peer};
 use self::error::ApiError;
 use self::metrics::Metrics;
+use self::query::Queries;
 use crate::control::Control;
 use crate::failure::Failure;
 use crate::history::History;
+use crate::query_log::QueryLog;
 use crate::scope::Scope;
+use crate::sql::Sql;
+use crate::tail::Tail;
 use crate::token::{self, Source, TOKEN_ENV};
 use crate::tokens::{Guesses, Tokens};
 
@@ -50,6 +57,9 @@ pub(crate) const BODY_BYTES_MAX: usize = 256 * 1024;
 
 /// The most scans of the audit at a time; the next ones wait.
 const SCANS_MAX: usize = 4;
+
+/// Threads that block beside the scans': queries, tails, files.
+const BLOCKING_BESIDE: usize = 8;
 
 /// How long running requests may take to finish when the process stops.
 const DRAIN_TIMEOUT: Duration = Duration::from_secs(10);
@@ -86,6 +96,7 @@ const READ_KEYS: Access = Access::Token(&[Scope::ReadAudit, Scope::Issue]);
 /// Of routes that read how things are.
 const READ_STATE: Access = Access::Token(&[Scope::ReadAudit, Scope::Operate]);
 
+const READ_AUDIT: Access = Access::Token(&[Scope::ReadAudit]);
 const ISSUE: Access = Access::Token(&[Scope::Issue]);
 const REVOKE: Access = Access::Token(&[Scope::Revoke]);
 const OPERATE: Access = Access::Token(&[Scope::Operate]);
@@ -120,7 +131,11 @@ fn routes() -> Vec<Route> {
         post_route(REVOKE, "/vault/revoke", post(revoke::many)),
         get_route(Access::Token(&[Scope::ReadAudit, Scope::SecretsWrite]), "/vendors", get(vendors::list)),
         put_route(SECRETS_WRITE, "/vendors/{vendor}/accounts/{account}", put(vendors::set)),
-        get_route(Access::Token(&[Scope::ReadAudit]), "/audit", get(audit::list)),
+        get_route(READ_AUDIT, "/audit", get(audit::list)),
+        get_route(READ_AUDIT, "/audit/query", get(query::saved)),
+        post_route(READ_AUDIT, "/audit/query", post(query::ask)),
+        get_route(READ_AUDIT, "/audit/tail", get(tail::follow)),
+        get_route(READ_AUDIT, "/audit/explain/{id}", get(explain::show)),
         post_route(SECRETS_WRITE, "/master-key/rotate", post(master_key::rotate)),
         get_route(ADMIN, "/tokens", get(tokens::list)),
         post_route(ADMIN, "/tokens", post(tokens::create)),
@@ -134,6 +149,8 @@ pub(crate) struct Api {
     control: Control,
     history: Arc<History>,
     scans: Semaphore,
+    queries: Queries,
+    tail: Arc<Tail>,
     tokens: Tokens,
     guesses: Guesses,
     metrics: Metrics,
@@ -142,15 +159,26 @@ pub(crate) struct Api {
 }
 
 impl Api {
-    /// The API of one data directory.
-    pub(crate) fn new(control: Control, history: History, tokens: Tokens) -> Result<Api, Failure> {
+    /// The API of one data directory, with limits for queries of the audit.
+    pub(crate) fn new(
+        control: Control,
+        history: History,
+        tokens: Tokens,
+        limits: &Audit,
+    ) -> Result<Api, Failure> {
         let mut openapi: serde_json::Value = serde_json::from_str(OPENAPI).map_err(Failure::setup)?;
         if let Some(version) = openapi.pointer_mut("/info/version") {
             *version = env!("CARGO_PKG_VERSION").into();
         }
+        let history = Arc::new(history);
+        let data_dir = control.data_dir();
+        let sql = Sql::new(Arc::clone(&history), limits.clone(), data_dir);
+        let queries = Queries::new(sql, QueryLog::new(data_dir));
         Ok(Api {
             control,
-            history: Arc::new(history),
+            tail: Arc::new(Tail::new(Arc::clone(&history))),
+            history,
+            queries,
             scans: Semaphore::new(SCANS_MAX),
             tokens,
             guesses: Guesses::new(),
@@ -226,11 +254,11 @@ pub(crate) fn serve(config: &Config) -> Result<(), Failure> {
     let history = History::new(config.data.store_dir(), config.data.dir.join("admin-secondary"));
     let control = Control::new(config.data.control_socket());
     let tokens = Tokens::open(&config.data, secret.as_ref(), source.clone())?;
-    let api = Arc::new(Api::new(control, history, tokens)?);
+    let api = Arc::new(Api::new(control, history, tokens, &config.audit)?);
     drop(secret);
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
-        .max_blocking_threads(SCANS_MAX.saturating_add(2))
+        .max_blocking_threads(SCANS_MAX.saturating_add(BLOCKING_BESIDE))
         .enable_all()
         .build()
         .map_err(|error| Failure::setup(format_args!("cannot start threads: {error}")))?;
@@ -274,6 +302,7 @@ fn announce(listener: &TcpListener, source: &Source) -> Result<(), Failure> {
 /// Serves `api` until `stop`, then lets running requests finish.
 async fn run(listener: TcpListener, api: Arc<Api>, stop: impl Future<Output = ()>) -> Result<(), Failure> {
     let (draining, drained) = tokio::sync::oneshot::channel::<()>();
+    let tail = Arc::clone(&api.tail);
     let service = router(api).into_make_service_with_connect_info::<Peer>();
     let server = axum::serve(Bounded::new(listener), service).with_graceful_shutdown(async {
         // An error is the sender's end, which asks for the same.
@@ -281,6 +310,8 @@ async fn run(listener: TcpListener, api: Arc<Api>, stop: impl Future<Output = ()
     });
     let server = tokio::spawn(server.into_future());
     stop.await;
+    // A tail ends with the process alone.
+    tail.close();
     drop(draining);
     match tokio::time::timeout(DRAIN_TIMEOUT, server).await {
         // What still runs is cut: the dataplane finishes what it was asked.

@@ -6,6 +6,7 @@ mod clock;
 mod config;
 mod doubt;
 mod drill;
+mod explain;
 mod key;
 mod master_key;
 mod price;
@@ -97,9 +98,14 @@ enum Command {
     /// Read the audit.
     #[command(
         subcommand,
-        after_help = "Examples:\n  keybrake audit list --since 1h\n  keybrake audit list --result denied --json"
+        after_help = "Examples:\n  keybrake audit list --since 1h\n  keybrake audit query --saved spend-by-agent\n  keybrake audit tail --denied"
     )]
     Audit(audit::AuditCommand),
+    /// Say what was decided about a request, by which rule, on which figures, and what its key has left.
+    #[command(after_help = "Examples:\n  keybrake explain req_b23972728e52f3b300000002\n  keybrake explain \
+                            req_b23972728e52f3b300000002 --json\n\nThe id is in the reply: Keybrake-Request-Id, or Request-Id \
+                            of keybrake's own answers. What is not recorded is said too.")]
+    Explain(explain::Explain),
     /// Show whether both processes are up, and where agents connect.
     #[command(
         after_help = "Examples:\n  keybrake status\n  keybrake status --json\n\nThe exit status is 1 unless \
@@ -210,6 +216,7 @@ pub(crate) fn run(cli: &Cli) -> Result<ExitCode, Failure> {
         Command::Revoke(arguments) => revoke::run(&invocation, arguments),
         Command::Drill(arguments) => drill::run(&invocation, arguments),
         Command::Audit(command) => audit::run(&invocation, command),
+        Command::Explain(arguments) => explain::run(&invocation, arguments),
         Command::Status(connection) => status::status(&invocation, connection),
         Command::Doubt(command) => doubt::run(&invocation, command),
         Command::Clock(arguments) => clock::run(&invocation, arguments),

@@ -4,6 +4,7 @@
 //! shard. It is stale for what is overwritten, so only the audit, which is append-only, is read so.
 
 mod row;
+mod snapshot;
 
 use std::fmt;
 use std::os::unix::fs::MetadataExt as _;
@@ -16,6 +17,7 @@ use keybrake_proto::time::UnixMicros;
 use rocksdb::{ColumnFamilyDescriptor, DB, Options};
 
 pub(crate) use row::{COLUMNS, Row, write_csv_cell};
+pub(crate) use snapshot::{Amendment, Snapshot, Step};
 
 /// The column family of the rows: commit sequence, big-endian, to [`AuditRow::encode`]'s bytes.
 pub(crate) const AUDIT_FAMILY: &str = "audit";
@@ -75,6 +77,8 @@ pub(crate) enum HistoryError {
     Store(rocksdb::Error),
     /// The secondary's own directory cannot be made.
     Directory(String),
+    /// Who asked has had enough, or time was up.
+    Stopped,
 }
 
 impl fmt::Display for HistoryError {
@@ -85,6 +89,9 @@ impl fmt::Display for HistoryError {
                 "the audit cannot be read ({error}); try again, and run both processes as the same user"
             ),
             HistoryError::Directory(problem) => f.write_str(problem),
+            HistoryError::Stopped => {
+                f.write_str("stopped before the audit was read; ask for less, or try again")
+            }
         }
     }
 }
@@ -108,7 +115,11 @@ pub(crate) struct History {
 struct Opened {
     store: Arc<DB>,
     identity: Identity,
+    amendments: Arc<snapshot::Amendments>,
 }
+
+/// A store that has caught up, and what is known of its amendments.
+type CaughtUp = (Arc<DB>, Arc<snapshot::Amendments>);
 
 /// Which store lies in a directory: RocksDB's own id of it, and the file that holds the id, which is
 /// another one once a backup was copied over the store.
@@ -165,12 +176,17 @@ impl History {
     }
 
     fn caught_up(&self) -> Result<Option<Arc<DB>>, HistoryError> {
+        Ok(self.opened()?.map(|opened| opened.0))
+    }
+
+    /// As [`History::caught_up`], with what is known of the store's amendments.
+    fn opened(&self) -> Result<Option<CaughtUp>, HistoryError> {
         let mut open = self.lock();
         let identity = self.identity();
         if let Some(opened) = open.as_ref() {
             let is_same = identity.as_ref() == Some(&opened.identity);
             if is_same && opened.store.try_catch_up_with_primary().is_ok() {
-                return Ok(Some(Arc::clone(&opened.store)));
+                return Ok(Some((Arc::clone(&opened.store), Arc::clone(&opened.amendments))));
             }
             *open = None;
         }
@@ -178,8 +194,9 @@ impl History {
         crate::token::make_dir(&self.secondary)
             .map_err(|failure| HistoryError::Directory(failure.to_string()))?;
         let store = Arc::new(self.open_secondary()?);
-        *open = Some(Opened { store: Arc::clone(&store), identity });
-        Ok(Some(store))
+        let amendments = Arc::new(snapshot::Amendments::default());
+        *open = Some(Opened { store: Arc::clone(&store), identity, amendments: Arc::clone(&amendments) });
+        Ok(Some((store, amendments)))
     }
 
     /// `None` where there is no store, or none that is finished being made.

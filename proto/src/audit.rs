@@ -116,6 +116,50 @@ pub struct AuditRow<'a> {
     pub parent_key_id: Option<KeyId>,
 }
 
+/// The first fields of an [`AuditRow`], which is all that most filters look at: reading them alone costs a fraction of
+/// reading the row. Every version begins with them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+pub struct AuditHead<'a> {
+    /// As in the row.
+    pub ts: UnixMicros,
+    /// As in the row.
+    pub id: &'a str,
+    /// As in the row.
+    pub vault_key_id: Option<KeyId>,
+    /// As in the row.
+    pub label: Option<&'a str>,
+    /// As in the row.
+    pub agent_run_label: Option<&'a str>,
+    /// As in the row.
+    pub vendor: &'a str,
+    /// As in the row.
+    pub method: Method,
+    /// As in the row.
+    pub endpoint: &'a str,
+    /// As in the row.
+    pub path: &'a str,
+    /// As in the row.
+    pub status: u16,
+    /// As in the row.
+    pub policy_check_result: &'a str,
+    /// As in the row.
+    pub outcome: Outcome,
+}
+
+impl<'a> AuditHead<'a> {
+    /// Reads the first fields of what [`AuditRow::encode`] wrote. What follows them may still be damaged.
+    pub fn decode(bytes: &'a [u8]) -> Result<AuditHead<'a>, DecodeError> {
+        match bytes.split_first() {
+            Some((&(VERSION | VERSION_WITHOUT_ACCOUNT | VERSION_WITHOUT_AMENDS), bytes)) => {
+                let (head, _) = postcard::take_from_bytes(bytes).map_err(|_| DecodeError::Damaged)?;
+                Ok(head)
+            }
+            Some((&version, _)) => Err(DecodeError::Version(version)),
+            None => Err(DecodeError::Damaged),
+        }
+    }
+}
+
 /// Stored bytes that are not a row of a version this program reads.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum DecodeError {
@@ -221,6 +265,31 @@ mod tests {
         \xff\xff\xff\xff\xff\xff\xff\xff\xff\x01\x00\t127.0.0.1\x00\x01\x08agent_id\x02a1";
 
     #[test]
+    fn the_head_of_a_row_is_the_rows_first_fields() {
+        let row = row();
+        let head = AuditHead {
+            ts: row.ts,
+            id: row.id,
+            vault_key_id: row.vault_key_id,
+            label: row.label,
+            agent_run_label: row.agent_run_label,
+            vendor: row.vendor,
+            method: row.method,
+            endpoint: row.endpoint,
+            path: row.path,
+            status: row.status,
+            policy_check_result: row.policy_check_result,
+            outcome: row.outcome,
+        };
+        let mut bytes = row.encode(Vec::new());
+        assert_eq!(AuditHead::decode(&bytes), Ok(head));
+        assert_eq!(AuditHead::decode(&bytes[..20]), Err(DecodeError::Damaged));
+        bytes[0] = 9;
+        assert_eq!(AuditHead::decode(&bytes), Err(DecodeError::Version(9)));
+        assert_eq!(AuditHead::decode(&[]), Err(DecodeError::Damaged));
+    }
+
+    #[test]
     fn rows_of_older_versions_read_as_ones_without_what_came_later() {
         let old = AuditRow { amends: None, account: None, parent_key_id: None, ..row() };
         assert_eq!(AuditRow::decode(&[b"\x01", OLD].concat()), Ok(old.clone()));
@@ -246,7 +315,10 @@ mod tests {
     proptest::proptest! {
         #[test]
         fn arbitrary_bytes_never_panic(bytes: Vec<u8>) {
-            let _row = AuditRow::decode(&bytes);
+            let row = AuditRow::decode(&bytes);
+            // Whoever reads the head alone sees the same row, or one that is damaged behind it.
+            let head = AuditHead::decode(&bytes);
+            proptest::prop_assert!(row.is_err() || head.is_ok());
         }
     }
 }

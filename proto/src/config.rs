@@ -3,6 +3,7 @@
 //! Parsing is pure: the caller reads the file and the environment. A [`Config`] that exists is
 //! possible; whether its addresses are free and its directories writable shows when they are used.
 
+mod audit;
 mod check;
 mod data;
 mod limits;
@@ -12,6 +13,7 @@ mod reload;
 mod requests;
 mod tls;
 
+pub use audit::Audit;
 pub use data::{Data, KeySource};
 pub use limits::{Figures, Limits, Network, source};
 pub use operation::{BodyForm, Cost, Operation};
@@ -55,6 +57,9 @@ pub struct Config {
     /// What no issued key may go beyond.
     #[serde(default)]
     pub issue: IssueBounds,
+    /// What a query of the audit may use.
+    #[serde(default)]
+    pub audit: Audit,
     /// The vendors, at least one.
     #[serde(default, rename = "vendor")]
     pub vendors: Vec<Vendor>,

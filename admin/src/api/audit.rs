@@ -26,7 +26,7 @@ const UNREADABLE_HEADER: HeaderName = HeaderName::from_static("keybrake-unreadab
 
 /// How rows are written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Format {
+pub(super) enum Format {
     Json,
     Ndjson,
     Csv,
@@ -34,7 +34,7 @@ enum Format {
 
 impl Format {
     /// `?format=` goes before `Accept`.
-    fn choose(params: &mut Params, headers: &HeaderMap) -> Result<Format, ApiError> {
+    pub(super) fn choose(params: &mut Params, headers: &HeaderMap) -> Result<Format, ApiError> {
         let named = params.parse_with("format", "give json, ndjson or csv", |text| match text {
             "json" => Some(Format::Json),
             "ndjson" => Some(Format::Ndjson),

@@ -17,6 +17,7 @@ use serde_json::{Map, Value};
 
 use super::doubts::Charge;
 use super::error::ApiError;
+use super::query::QuerySpec;
 use super::{Api, BODY_BYTES_MAX, auth};
 use crate::scope::Scope;
 
@@ -27,6 +28,8 @@ const BODY_TIMEOUT: Duration = Duration::from_secs(30);
 const REVOKE_FIELDS: [&str; 7] = ["ids", "label", "agent_run_label", "subtree", "vendor", "all", "cut"];
 
 const CHARGE_EXAMPLE: &str = r#"{"usd": 12.50}"#;
+
+const QUERY_EXAMPLE: &str = r#"{"sql": "SELECT …"}"#;
 
 /// A [`KeySpec`] from the body of a request that may issue it: one with a token for that, or one that names a vault key,
 /// and not an id, as the parent. Whether that key is good, the dataplane judges.
@@ -172,6 +175,21 @@ impl<S: Send + Sync> FromRequest<S> for RotateBody {
         serde_json::from_slice(&bytes).map_err(|error| {
             let message = format!("{error}; send such as {EXAMPLE}, or nothing");
             ApiError::new(StatusCode::BAD_REQUEST, "invalid_body", message)
+        })
+    }
+}
+
+/// A question about the audit, from a request's body.
+pub(super) struct QueryBody(pub(super) QuerySpec);
+
+impl<S: Send + Sync> FromRequest<S> for QueryBody {
+    type Rejection = ApiError;
+
+    async fn from_request(request: Request, state: &S) -> Result<QueryBody, ApiError> {
+        let bytes = read(request, state).await?;
+        members(&bytes, QUERY_EXAMPLE)?;
+        serde_json::from_slice(&bytes).map(QueryBody).map_err(|error| {
+            ApiError::new(StatusCode::BAD_REQUEST, "invalid_body", format!("{error}; send {QUERY_EXAMPLE}"))
         })
     }
 }

@@ -49,6 +49,11 @@ impl ApiError {
         ApiError::new(StatusCode::UNAUTHORIZED, "unauthorized", message)
     }
 
+    /// 500: a fault of this program, or its end.
+    pub(super) fn internal(message: &str) -> ApiError {
+        ApiError::new(StatusCode::INTERNAL_SERVER_ERROR, "internal", message)
+    }
+
     pub(super) fn no_such_route() -> ApiError {
         ApiError::new(
             StatusCode::NOT_FOUND,

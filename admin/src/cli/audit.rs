@@ -1,5 +1,8 @@
 //! `keybrake audit …`.
 
+mod query;
+mod tail;
+
 use std::fmt::Write as _;
 use std::process::ExitCode;
 
@@ -20,6 +23,21 @@ pub(super) enum AuditCommand {
     #[command(after_help = "Examples:\n  keybrake audit list --since 1h\n  keybrake audit list --key \
                             vk_0123456789abcdef --result daily_cap_exceeded\n  keybrake audit list --limit 1000 --json")]
     List(List),
+    /// Ask the audit a question in SQL.
+    #[command(
+        after_help = "Examples:\n  keybrake audit query \"SELECT agent_id, SUM(amount) FROM audit_log GROUP BY agent_id\"\n  \
+                      keybrake audit query --saved spend-by-run --since 24h\n  keybrake audit query --saved\n  keybrake \
+                      audit query --format csv \"SELECT * FROM calls WHERE metadata->>'agent_id' = 'billing_agent'\"\n\nThe \
+                      tables are `calls`, a row for each exchange, and `audit_log`, with a row for each amendment too. \
+                      Amounts and their sums are exact.\nNothing can be changed. Limits are in [audit] of the configuration."
+    )]
+    Query(query::Query),
+    /// Show calls as they are made.
+    #[command(
+        after_help = "Examples:\n  keybrake audit tail --denied\n  keybrake audit tail --agent billing_agent --json\n\nRows \
+                            that come faster than they are read are left out, and their number is said on standard error."
+    )]
+    Tail(tail::Tail),
 }
 
 #[derive(Debug, Args)]
@@ -55,7 +73,14 @@ struct Page {
 
 /// Carries out an `audit` command.
 pub(super) fn run(invocation: &Invocation<'_>, command: &AuditCommand) -> Result<ExitCode, Failure> {
-    let AuditCommand::List(arguments) = command;
+    match command {
+        AuditCommand::List(arguments) => list(invocation, arguments),
+        AuditCommand::Query(arguments) => query::run(invocation, arguments),
+        AuditCommand::Tail(arguments) => tail::run(invocation, arguments),
+    }
+}
+
+fn list(invocation: &Invocation<'_>, arguments: &List) -> Result<ExitCode, Failure> {
     let client = Client::new(invocation, &arguments.connection)?;
     let (rows, next, unreadable) = collect(&client, arguments)?;
     if invocation.json {

@@ -1,5 +1,6 @@
 //! The HTTP client of the admin API, and its errors in an operator's words.
 
+use std::io::{BufRead, BufReader};
 use std::time::Duration;
 
 use keybrake_proto::config::Config;
@@ -16,6 +17,9 @@ use crate::token::{self, TOKEN_ENV};
 
 /// The longest a request may take: a revoke waits up to ten seconds for the dataplane.
 const TIMEOUT: Duration = Duration::from_secs(60);
+
+/// The longest a query of the audit may take: its time and its wait for a turn, a minute together.
+const QUERY_TIMEOUT: Duration = Duration::from_secs(70);
 
 /// The longest answer: a page of 1000 rows with all their texts.
 const ANSWER_BYTES_MAX: u64 = 64 * 1024 * 1024;
@@ -34,6 +38,30 @@ pub(super) struct Answer {
     pub(super) status: u16,
     /// The JSON body.
     pub(super) body: Value,
+}
+
+/// A 2xx answer that is no JSON object.
+pub(super) struct Text {
+    /// The body.
+    pub(super) text: String,
+    headers: ureq::http::HeaderMap,
+}
+
+impl Text {
+    /// The body as JSON, which this version's API writes.
+    pub(super) fn read<T: DeserializeOwned>(&self) -> Result<T, Failure> {
+        serde_json::from_str(&self.text).map_err(|error| {
+            Failure::operation(format_args!(
+                "the admin API's answer cannot be read ({error}); are both of one version?"
+            ))
+        })
+    }
+
+    /// The number in a header; 0 where there is none.
+    pub(super) fn number(&self, name: &str) -> u64 {
+        let value = self.headers.get(name).and_then(|value| value.to_str().ok());
+        value.and_then(|value| value.parse().ok()).unwrap_or_default()
+    }
 }
 
 /// Why there is no 2xx answer.
@@ -166,6 +194,33 @@ impl Client {
         Ok(self.answer(sent)?)
     }
 
+    /// As [`Client::post`], for a query, whose answer may be another format than JSON.
+    pub(super) fn query(&self, path: &str, body: &[u8]) -> Result<Text, Failure> {
+        let url = format!("{}{path}", self.base);
+        let request = self.agent.post(url).header("authorization", self.authorization.expose());
+        let request = request.config().timeout_global(Some(QUERY_TIMEOUT)).build();
+        let sent = request.content_type("application/json").send(body);
+        if sent.as_ref().map_or(true, |response| !response.status().is_success()) {
+            return Err(self.answer(sent).err().map_or_else(no_reason, Failure::from));
+        }
+        let mut response = sent.map_err(|error| Failure::from(self.unreachable(&error)))?;
+        let text = response.body_mut().with_config().limit(ANSWER_BYTES_MAX).read_to_string();
+        let text = text.map_err(|error| Failure::from(self.unreachable(&error)))?;
+        Ok(Text { text, headers: response.headers().clone() })
+    }
+
+    /// `GET path` whose answer goes on and on.
+    pub(super) fn follow(&self, path: &str) -> Result<impl BufRead + use<>, Failure> {
+        let url = format!("{}{path}", self.base);
+        let endless = self.agent.get(url).header("authorization", self.authorization.expose());
+        let sent = endless.config().timeout_global(None).build().call();
+        if sent.as_ref().map_or(true, |response| !response.status().is_success()) {
+            return Err(self.answer(sent).err().map_or_else(no_reason, Failure::from));
+        }
+        let response = sent.map_err(|error| Failure::from(self.unreachable(&error)))?;
+        Ok(BufReader::new(response.into_body().into_reader()))
+    }
+
     fn answer(&self, sent: Result<Response<ureq::Body>, ureq::Error>) -> Result<Answer, CallError> {
         let mut response = sent.map_err(|error| self.unreachable(&error))?;
         let status = response.status().as_u16();
@@ -190,6 +245,10 @@ impl Client {
             self.base
         )))
     }
+}
+
+fn no_reason() -> Failure {
+    Failure::operation("the admin API gave no reason")
 }
 
 /// The API's own words, and what a person at a command line does about them.

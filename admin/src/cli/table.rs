@@ -5,10 +5,16 @@ const CELL_MAX: usize = 60;
 
 /// Rows under a head, every column as wide as its widest cell.
 pub(super) fn render<const N: usize>(head: [&str; N], rows: &[[String; N]]) -> String {
-    let rows: Vec<[String; N]> = std::iter::once(head.map(str::to_owned))
-        .chain(rows.iter().map(|row| row.clone().map(clean)))
+    render_all(&head.map(str::to_owned), rows)
+}
+
+/// The same where the columns are not known beforehand.
+pub(super) fn render_all(head: &[String], rows: &[impl AsRef<[String]>]) -> String {
+    let rows: Vec<Vec<String>> = std::iter::once(head)
+        .chain(rows.iter().map(AsRef::as_ref))
+        .map(|row| row.iter().cloned().map(clean).collect())
         .collect();
-    let mut widths = [0; N];
+    let mut widths = vec![0; head.len()];
     for row in &rows {
         for (width, cell) in widths.iter_mut().zip(row) {
             *width = cell.chars().count().max(*width);
@@ -47,6 +53,11 @@ fn clean(cell: String) -> String {
 /// Agents write some of these texts (rule P4): a terminal must not obey them.
 pub(super) fn printable(text: &str) -> String {
     text.chars().map(|c| if is_obeyed(c) { '\u{fffd}' } else { c }).collect()
+}
+
+/// The same for a text of several lines.
+pub(super) fn printable_lines(text: &str) -> String {
+    text.lines().map(|line| format!("{}\n", printable(line))).collect()
 }
 
 /// Whether a terminal acts on `c`. Bidirectional overrides reorder what is shown without being

@@ -73,6 +73,7 @@ pub(super) fn check(config: &Config) -> Result<(), ConfigError> {
     }
     requests::check(&config.requests)?;
     issue(config)?;
+    config.audit.check()?;
     vendors(config)
 }
 

@@ -32,7 +32,7 @@ pub(super) fn apply(
             let entry = section.entry(name.to_ascii_lowercase());
             let Some(named) = entry.or_insert_with(|| Value::Table(Table::new())).as_table_mut() else {
                 return refuse(
-                    "does not name a section; sections are proxy, proxy.tls, limits, requests, admin, data, durability, prices and issue",
+                    "does not name a section; sections are proxy, proxy.tls, limits, requests, admin, data, durability, prices, issue and audit",
                 );
             };
             section = named;

@@ -60,6 +60,11 @@ pub const FIELDS: &[Field<Config>] = &[
     field!(Restart "limits.wrong_keys_burst" limits.wrong_keys_burst),
     field!(Live "limits.trusted_addresses" limits.trusted_addresses),
     field!(Restart "admin.listen" admin.listen),
+    // Of the admin process, which reads the file at its start.
+    field!(Restart "audit.query_timeout_s" audit.query_timeout_s),
+    field!(Restart "audit.query_rows_max" audit.query_rows_max),
+    field!(Restart "audit.query_memory_bytes_max" audit.query_memory_bytes_max),
+    field!(Restart "audit.query_temp_bytes_max" audit.query_temp_bytes_max),
     // Files that are open.
     field!(Restart "data.dir" data.dir),
     // Another key comes by `keybrake master-key rotate`.

@@ -50,6 +50,8 @@ fn unknown_keys_and_impossible_values_are_named() {
     refused("[issue]\nkeys_below_max = 0", &["issue.keys_below_max", "from 1 to 1000000"]);
     refused("[issue]\nkeys_below_max = 1000001", &["issue.keys_below_max", "from 1 to 1000000"]);
     refused("[issue]\ndaily_usd_cap_max = 1.5", &["\"150.5\""]);
+    refused("[audit]\nquery_timeout_s = 0", &["audit.query_timeout_s", "between 1 and 50 seconds"]);
+    refused("[audit]\nquery_memory_bytes_max = 1", &["audit.query_memory_bytes_max", "16777216"]);
     refused(VENDOR, &["vendor[1].name", "twice"]);
     assert!(parse("", &[]).unwrap_err().contains("at least one vendor"));
     let long = format!("[data]\ndir = \"/{}\"", "x".repeat(120));

@@ -244,7 +244,6 @@ fn methods() -> Vec<Case> {
         ("a3 options for the server", "OPTIONS * HTTP/1.1\r\n{auth}\r\n"),
         ("a3 a blank first", " GET /stripe/v1/charges/ch_1 HTTP/1.1\r\n{auth}\r\n"),
         ("a3 a tab first", "\tGET /stripe/v1/charges/ch_1 HTTP/1.1\r\n{auth}\r\n"),
-        ("a3 a tls hello", "\u{16}\u{3}\u{1}\u{2}\u{0}\u{1}\u{0}\u{1}\u{fc}\u{3}\u{3}"),
         ("a3 a byte order mark", "\u{ef}\u{bb}\u{bf}GET /stripe/v1/charges/ch_1 HTTP/1.1\r\n{auth}\r\n"),
         ("a3 the proxy protocol", "PROXY TCP4 1.2.3.4 5.6.7.8 1 2\r\nGET / HTTP/1.1\r\n\r\n"),
         ("a3 a reply", "HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n"),
@@ -253,6 +252,8 @@ fn methods() -> Vec<Case> {
     ] {
         cases.push(refused(405, name, request));
     }
+    let hello = "\u{16}\u{3}\u{1}\u{2}\u{0}\u{1}\u{0}\u{1}\u{fc}\u{3}\u{3}";
+    cases.push(refused(400, "a3 a tls hello", hello));
     cases.push(refused(403, "a2 a put is not a post", "PUT /stripe/v1/charges HTTP/1.1\r\n{auth}\r\n"));
     cases.push(refused(403, "a2 a patch is not a post", "PATCH /stripe/v1/charges HTTP/1.1\r\n{auth}\r\n"));
     cases.push(refused(

@@ -241,13 +241,22 @@ fn status(behavior: Behavior) -> Status {
         requests: None,
         clock: clock(behavior),
         proxy_tls: None,
-        counters: vec![Counter {
-            name: "keybrake_exchanges_total".to_owned(),
-            help: "Exchanges.".to_owned(),
-            kind: "counter".to_owned(),
-            label: Some(("result".to_owned(), "allowed".to_owned())),
-            value: 7,
-        }],
+        counters: vec![
+            Counter {
+                name: "keybrake_exchanges_total".to_owned(),
+                help: "Exchanges.".to_owned(),
+                kind: "counter".to_owned(),
+                label: Some(("result".to_owned(), "allowed".to_owned())),
+                value: 7,
+            },
+            Counter {
+                name: "keybrake_storage_queued".to_owned(),
+                help: "Records that wait for the disk.".to_owned(),
+                kind: "gauge".to_owned(),
+                label: None,
+                value: 0,
+            },
+        ],
     }
 }
 

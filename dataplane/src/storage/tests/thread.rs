@@ -143,7 +143,7 @@ fn keys_overtake_records_and_share_one_sync() {
 }
 
 #[test]
-fn a_disk_that_refuses_stops_admission_and_loses_nothing() {
+fn g7_i4_a_disk_that_refuses_stops_admission_and_loses_nothing() {
     let directory = Directory::new();
     let (handle, thread, script) = start_scripted(&directory, LIMITS);
     handle.record(outcome(Some((1, 5, 10)), b"a")).unwrap();

@@ -4,7 +4,7 @@ use std::fmt;
 
 use serde::de::{self, Deserialize, Deserializer, Visitor};
 
-use super::super::{Admin, Data, Durability, Limits, Prices, Proxy, Requests};
+use super::super::{Admin, Audit, Data, Durability, Limits, Prices, Proxy, Requests};
 use super::*;
 use crate::policy::IssueBounds;
 
@@ -71,6 +71,7 @@ fn q30_every_field_says_whether_it_changes_live() {
         ("proxy", fields_of::<Proxy>()),
         ("limits", fields_of::<Limits>()),
         ("admin", fields_of::<Admin>()),
+        ("audit", fields_of::<Audit>()),
         ("data", fields_of::<Data>()),
         ("durability", fields_of::<Durability>()),
         ("prices", fields_of::<Prices>()),
