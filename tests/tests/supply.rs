@@ -14,15 +14,16 @@ use keybrake_tests::project::{root, rust_files, text};
 use serde_json::Value;
 
 /// Files of the product that have unsafe code, each reviewed: its module says why, each block what it relies on.
-const UNSAFE: [&str; 3] = ["admin/src/sql/table.rs", "dataplane/src/rt.rs", "dataplane/src/run/machine.rs"];
+const UNSAFE: [&str; 4] = [
+    "admin/src/sql/table.rs",
+    "dataplane/src/rt.rs",
+    "dataplane/src/rt/pages.rs",
+    "dataplane/src/run/machine.rs",
+];
 
 /// Where a crate forbids unsafe code, so that no file of it can have any.
-const FORBIDDING: [&str; 4] = [
-    "proto/src/lib.rs",
-    "loadtest/src/main.rs",
-    "checks/src/lib.rs",
-    "benches/src/lib.rs",
-];
+const FORBIDDING: [&str; 4] =
+    ["proto/src/lib.rs", "loadtest/src/main.rs", "checks/src/lib.rs", "benches/src/lib.rs"];
 
 #[test]
 fn c2_unsafe_code_is_in_named_modules_only() {
