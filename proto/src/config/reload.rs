@@ -43,6 +43,7 @@ pub const FIELDS: &[Field<Config>] = &[
     field!(Restart "proxy.driver" proxy.driver),
     field!(Live "proxy.connections_max" proxy.connections_max),
     field!(Live "proxy.body_bytes_max" proxy.body_bytes_max),
+    field!(Live "proxy.rate_grace_s" proxy.rate_grace_s),
     field!(Live "proxy.body_bytes_per_s_min" proxy.body_bytes_per_s_min),
     field!(Live "proxy.write_bytes_per_s_min" proxy.write_bytes_per_s_min),
     field!(Live "proxy.head_timeout_s" proxy.head_timeout_s),
