@@ -95,7 +95,7 @@ fn q26_the_published_queries_run_word_for_word() {
     assert_eq!(answer.rows.len(), 10);
     assert_eq!(answer.rows[0][0], Cell::Text("2026-11-22T00:53:00.000000Z".to_owned()));
     let answer = asked.ask("SELECT * FROM calls WHERE metadata->>'agent_id' = 'a2'");
-    assert_eq!((answer.rows.len(), answer.columns.len()), (20, 35));
+    assert_eq!((answer.rows.len(), answer.columns.len()), (20, 37));
     assert!(!answer.columns.iter().any(|name| name.contains('.')), "{:?}", answer.columns);
 }
 
@@ -207,8 +207,8 @@ fn rows_that_a_scan_leaves_out_never_reach_sqlite() {
         answer.rows.iter().map(|row| format!("{:?}", row[3])).collect::<String>()
     };
     for (sql, part) in [
-        ("SELECT ts FROM calls WHERE policy_check_result != 'allowed'", "15!;"),
-        ("SELECT ts FROM calls WHERE metadata->>'agent_run_id' = 'r1'", "37=;"),
+        ("SELECT ts FROM calls WHERE policy_check_result != 'allowed'", "17!;"),
+        ("SELECT ts FROM calls WHERE metadata->>'agent_run_id' = 'r1'", "39=;"),
         ("SELECT ts FROM calls WHERE vault_key_id = 'x' AND ts >= '2026'", "1>"),
         ("SELECT ts FROM calls WHERE agent_id IN ('a', 'b')", ":;"),
         ("SELECT ts FROM calls ORDER BY sequence DESC", ";d"),
