@@ -209,7 +209,8 @@ fn p2_nothing_that_operators_can_ask_gives_a_secret_out() {
     let described = call(keybrake.admin_address(), "GET /openapi.json", b"").json();
     let mut asked = 0;
     for (path, methods) in described["paths"].as_object().unwrap() {
-        if methods.get("get").is_none() {
+        // A tail does not end; its rows are those of `/audit`.
+        if methods.get("get").is_none() || path == "/audit/tail" {
             continue;
         }
         let text = keybrake.operate(&format!("GET {}", path.replace("{id}", &key.id)), None).text();
