@@ -167,7 +167,8 @@ impl Tail {
             let tail = Arc::clone(&self);
             // A store that cannot be read now can be later; the followers' connections show that they wait.
             if tokio::task::spawn_blocking(move || tail.look()).await.is_err() {
-                self.close();
+                // A fault of keybrake's: who follows is cut and may come again.
+                self.lock().followers.clear();
             }
             {
                 let mut state = self.lock();

@@ -63,8 +63,8 @@ enum Of {
 pub(crate) struct Memory {
     limits: Arc<Limits>,
     bytes: u64,
-    /// Up to which all exchanges together may take.
-    most: u64,
+    /// All exchanges together may take so many quarters of what there is.
+    quarters: u64,
 }
 
 impl Limits {
@@ -164,13 +164,12 @@ impl Limits {
 
     /// Memory for a request's body; none is taken yet.
     pub(crate) fn request_memory(self: &Arc<Limits>) -> Memory {
-        let quarter = self.figures().body_memory_bytes_max.div_ceil(4);
-        Memory { limits: Arc::clone(self), bytes: 0, most: quarter.saturating_mul(REQUEST_QUARTERS) }
+        Memory { limits: Arc::clone(self), bytes: 0, quarters: REQUEST_QUARTERS }
     }
 
     /// Memory for a reply; none is taken yet.
     pub(crate) fn reply_memory(self: &Arc<Limits>) -> Memory {
-        Memory { limits: Arc::clone(self), bytes: 0, most: self.figures().body_memory_bytes_max }
+        Memory { limits: Arc::clone(self), bytes: 0, quarters: 4 }
     }
 
     /// As `/metrics` shows it.
@@ -213,8 +212,10 @@ impl Memory {
         let Some(missing) = wanted.checked_sub(self.bytes).filter(|missing| *missing > 0) else {
             return true;
         };
+        // Asked for each time: a connection may be older than the limit.
+        let most = self.limits.figures().body_memory_bytes_max.saturating_mul(self.quarters) / 4;
         let used = &self.limits.memory;
-        let fits = used.fetch_add(missing, Ordering::Relaxed).saturating_add(missing) <= self.most;
+        let fits = used.fetch_add(missing, Ordering::Relaxed).saturating_add(missing) <= most;
         if fits {
             self.bytes = wanted;
         } else {

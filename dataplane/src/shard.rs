@@ -191,6 +191,8 @@ impl Shard {
                 Message::Reloaded { settings, ack } => {
                     self.tally.set(settings.config.requests.monthly_max);
                     let renewed = self.current().renewed(settings);
+                    // With another quota a credential is another one, whose connections are its own.
+                    renewed.pools.iter().for_each(|pool| pool.drop_stale());
                     *self.current.borrow_mut() = Rc::new(renewed);
                     ack.send(InForce { at_vendor: 0, cut: 0, at: Instant::now() });
                 }

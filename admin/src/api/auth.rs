@@ -12,6 +12,7 @@ use axum::response::{IntoResponse as _, Response};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use keybrake_proto::key;
+use keybrake_proto::secret::Secret;
 
 use super::error::ApiError;
 use super::{Api, now};
@@ -85,6 +86,17 @@ pub(super) fn identify(api: &Api, headers: &HeaderMap, who: &Who) -> Result<Call
             "this admin token was revoked; ask for another, or `keybrake token create` one"
         }
     }))
+}
+
+/// The token of a request, for whoever has to ask again whether it is good.
+pub(super) fn token(headers: &HeaderMap) -> Secret {
+    Secret::new(bearer(headers).unwrap_or_default().to_vec())
+}
+
+/// Whether a token may still read the audit.
+pub(super) fn may_read(api: &Api, token: &Secret) -> bool {
+    let caller = api.tokens.authenticate(token.expose(), now());
+    caller.is_ok_and(|caller| scope::allows(&caller.scopes, &[Scope::ReadAudit]))
 }
 
 /// Whether a token may do what one of these scopes allows.

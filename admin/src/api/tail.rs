@@ -7,28 +7,37 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use axum::extract::State;
-use axum::http::StatusCode;
+use axum::http::{HeaderMap, StatusCode};
 use axum::response::sse::{self, KeepAlive, Sse};
 use futures_core::Stream;
+use keybrake_proto::secret::Secret;
 use serde_json::json;
 use tokio::sync::mpsc::Receiver;
 
-use super::Api;
 use super::error::ApiError;
 use super::params::Params;
+use super::{Api, auth};
 use crate::tail::{Event, NoTail, Wanted};
 
 /// How often a quiet tail shows that it is alive: more often than a connection may be silent.
 const ALIVE: Duration = Duration::from_secs(15);
 
-/// A follower's events.
-pub(super) struct Events(Receiver<Event>);
+/// A follower's events. They end with the token that asked for them: one that was revoked or has expired reads no
+/// further row.
+pub(super) struct Events {
+    events: Receiver<Event>,
+    api: Arc<Api>,
+    token: Secret,
+}
 
 impl Stream for Events {
     type Item = Result<sse::Event, Infallible>;
 
     fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
-        self.0.poll_recv(cx).map(|event| event.map(|event| Ok(written(event))))
+        self.events.poll_recv(cx).map(|event| {
+            let is_good = auth::may_read(&self.api, &self.token);
+            event.filter(|_| is_good).map(|event| Ok(written(event)))
+        })
     }
 }
 
@@ -43,6 +52,7 @@ fn written(event: Event) -> sse::Event {
 /// `GET /audit/tail`.
 pub(super) async fn follow(
     State(api): State<Arc<Api>>,
+    headers: HeaderMap,
     params: Params,
 ) -> Result<Sse<impl Stream<Item = Result<sse::Event, Infallible>>>, ApiError> {
     let wanted = wanted(params)?;
@@ -57,7 +67,8 @@ pub(super) async fn follow(
         NoTail::Stopping => unavailable("the process is stopping"),
         NoTail::History(error) => error.into(),
     })?;
-    Ok(Sse::new(Events(events)).keep_alive(KeepAlive::new().interval(ALIVE)))
+    let token = auth::token(&headers);
+    Ok(Sse::new(Events { events, api, token }).keep_alive(KeepAlive::new().interval(ALIVE)))
 }
 
 fn wanted(mut params: Params) -> Result<Wanted, ApiError> {

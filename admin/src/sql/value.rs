@@ -1,7 +1,7 @@
 //! Values of SQL, and dollars among them.
 //!
 //! SQLite has integers and doubles. A column in USD is a double, so that comparing, sorting and `ROUND` do what they
-//! should; but no sum is ever formed in doubles: see [`super::functions`]. What makes that exact: a double is the
+//! should; but no sum is ever formed in doubles: see [`super::sums`]. What makes that exact: a double is the
 //! nearest one to a whole number of micro-dollars below 2^51, and that number can be read back from it. A larger amount
 //! is a text with all its digits.
 

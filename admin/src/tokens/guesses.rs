@@ -18,8 +18,9 @@ const STEP: Duration = Duration::from_millis(100);
 /// The longest wait.
 const WAIT_MAX: Duration = Duration::from_secs(2);
 
-/// The most answers that wait at a time: each keeps a connection.
-const WAITING_MAX: usize = 64;
+/// The most answers that wait at a time: each keeps a connection, and one of the 64 places of the proxy's relay if it came
+/// that way. So guesses cannot take all of these.
+const WAITING_MAX: usize = 16;
 
 /// The most addresses that are remembered.
 const ADDRESSES_MAX: usize = 1024;

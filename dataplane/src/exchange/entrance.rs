@@ -12,17 +12,19 @@ use crate::registry::KeyPlace;
 use crate::shard::Shard;
 use crate::tokens::TooFast;
 
-/// Takes a token of the key's rate and of the rates above it, and a place among the requests that run under it (rule G2).
+/// Takes a place among the requests that run under the key (rule G2), then a token of its rate and of the rates above it: a
+/// request that finds no place leaves the rates to others.
 pub(super) fn enter(shard: &Shard, target: &Target, trace: &Trace) -> Result<KeyPlace, Deny> {
+    let most = shard.limits.figures().requests_per_key_max;
+    let place = KeyPlace::take(target.entry(), most).ok_or_else(|| {
+        shard.limits.note(Alarm::Key);
+        Deny::Overload(Overload::Key { most })
+    })?;
     target.entry().rate.take(trace.began()).map_err(|TooFast { rate, wait }| {
         let wait_ns = u64::try_from(wait.as_nanos()).unwrap_or(u64::MAX);
         Deny::Restriction(Restriction::Rate { rate, retry_after_s: retry_after_s(wait_ns) })
     })?;
-    let most = shard.limits.figures().requests_per_key_max;
-    KeyPlace::take(target.entry(), most).ok_or_else(|| {
-        shard.limits.note(Alarm::Key);
-        Deny::Overload(Overload::Key { most })
-    })
+    Ok(place)
 }
 
 /// The refusal of a request that was not recognized. Who sends too many without a valid key is told so and loses the

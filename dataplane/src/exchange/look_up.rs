@@ -9,7 +9,7 @@ use std::time::Instant;
 
 use keybrake_proto::catalog::amount::{self, Acting, Known, LookedUp};
 use keybrake_proto::catalog::price::{self, Bound};
-use keybrake_proto::deny::{Deny, ObjectFault};
+use keybrake_proto::deny::{Deny, ObjectFault, Withheld};
 use keybrake_proto::http1::{Method, encode};
 use keybrake_proto::idempotency::Identity;
 use keybrake_proto::journal::{self, IntentId};
@@ -161,7 +161,12 @@ async fn look_up(
     let row = row.ended(status, began);
     let bookings = ended.recorded();
     shard.journal.outcome(Some(intent), journal::End::Booked, bookings, Some(ended.fate), &row);
-    let reply = replied.map_err(|fault| refusal(shard, target, &fault))?;
+    let mut reply = replied.map_err(|fault| refusal(shard, target, &fault))?;
+    if reply.withheld() == Some(Withheld::Credential) {
+        // Nothing of it would go out; the operator must know all the same, and its connection is not used again.
+        super::alarm(shard, trace, &reply);
+        return Err(Deny::Object(ObjectFault::Unread));
+    }
     let found = judge(acting, &reply);
     reply.finish(target.pool());
     found
