@@ -134,6 +134,25 @@ fn rows_are_followed_as_they_are_written() {
 }
 
 #[test]
+fn p1_a_tail_ends_with_its_token() {
+    let server = Server::start(None);
+    let primary = server.store();
+    let tokens = super::tokens(server.dir.path());
+    let made = tokens.create("auditor", &[Scope::ReadAudit], None, super::super::now()).unwrap();
+    let token = String::from_utf8(made.token.expose().to_vec()).unwrap();
+    let agent: ureq::Agent = ureq::Agent::config_builder().proxy(None).build().into();
+    let url = format!("http://{}/audit/tail", server.address);
+    let response = agent.get(url).header("authorization", format!("Bearer {token}")).call().unwrap();
+    let mut lines = BufReader::new(response.into_body().into_reader()).lines().map_while(Result::ok);
+    let [first, second, ..] = rows();
+    primary.append(1, &first);
+    assert!(lines.any(|line| line == "event: row"));
+    tokens.revoke("auditor", super::super::now()).unwrap();
+    primary.append(2, &second);
+    assert!(!lines.any(|line| line == "event: row"), "a revoked token has read another row");
+}
+
+#[test]
 fn a_request_is_explained_with_its_key_and_with_what_was_said_later() {
     let server = Server::start(Some(Behavior::Answers));
     let primary = server.store();
