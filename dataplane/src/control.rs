@@ -54,6 +54,7 @@ pub(crate) use doubts::start as start_doubts;
 pub(crate) use front::start;
 pub(crate) use hand_over::{Asked, Front, Parked};
 pub(crate) use keys::Keys;
+pub(crate) use master_key::Sealing;
 pub(crate) use reload::Reloads;
 pub(crate) use revoke::Figures;
 pub(crate) use spool::carry_out;
@@ -71,8 +72,8 @@ pub(crate) struct Control {
     pub(crate) master: Arc<ArcSwap<MasterKey>>,
     /// The configuration's `[data]`: where another master key comes from.
     pub(crate) data: Data,
-    /// Another master key is being written: nothing is sealed meanwhile.
-    pub(crate) rotates: Arc<AtomicBool>,
+    /// What is sealed and on its way to the disk: a credential, or all of them under another master key.
+    pub(crate) sealing: Sealing,
     pub(crate) lease: Lease,
     /// What the configuration says now.
     pub(crate) settings: ArcSwap<Settings>,

@@ -24,7 +24,7 @@ pub(crate) use self::machine::harden;
 use self::machine::{prepare, say_what_is_short, signals, start_reloads};
 use self::workers::{places, start_workers, worker_count};
 use crate::clock::Clock;
-use crate::control::{self, Asked, Control, Front, Reloads};
+use crate::control::{self, Asked, Control, Front, Reloads, Sealing};
 use crate::hand_over::{self, Old};
 use crate::heir::Left;
 use crate::journal::{self, CommitterHandle, Durability, Journal, Recovered};
@@ -128,7 +128,7 @@ impl Running {
             digester: state.master.digester(),
             master: kept(state.master),
             data: config.data.clone(),
-            rotates: Arc::default(),
+            sealing: Sealing::default(),
             lease: lease.clone(),
             settings: ArcSwap::new(settings),
             requests: state.requests,

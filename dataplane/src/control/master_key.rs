@@ -1,6 +1,6 @@
 //! Another master key for the store that runs, and what a sealed one refuses (rule R2).
 
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
@@ -13,6 +13,30 @@ use super::{Control, refused};
 use crate::rt;
 use crate::seal::{self, MasterKey};
 use crate::storage::{Rewrapped, Store};
+
+/// Counts what is sealed and on its way to the disk.
+#[derive(Default)]
+pub(crate) struct Sealing(Arc<AtomicUsize>);
+
+/// One such write; it is over when this is dropped.
+pub(super) struct Underway(Arc<AtomicUsize>);
+
+impl Sealing {
+    pub(super) fn begin(&self) -> Underway {
+        self.0.fetch_add(1, Ordering::AcqRel);
+        Underway(Arc::clone(&self.0))
+    }
+
+    fn is_idle(&self) -> bool {
+        self.0.load(Ordering::Acquire) == 0
+    }
+}
+
+impl Drop for Underway {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::AcqRel);
+    }
+}
 
 impl Control {
     /// The refusal of what needs the master key, where that is not known. Orders to revoke need none.
@@ -58,8 +82,7 @@ impl Control {
         };
         let (to, credentials) = (new.id(), rewrapped.credentials);
         let (sender, stored) = bounded(1);
-        let (master, rotates) = (Arc::clone(&self.master), Arc::clone(&self.rotates));
-        self.rotates.store(true, Ordering::Release);
+        let (master, sealing) = (Arc::clone(&self.master), self.sealing.begin());
         // By the storage thread, so that memory has what the disk has, and nothing is sealed in between.
         self.storage.put_rewrapped(rewrapped, move |result| {
             if result.is_ok() {
@@ -67,7 +90,7 @@ impl Control {
                 rt::keep_in_memory(&*new);
                 master.store(new);
             }
-            rotates.store(false, Ordering::Release);
+            drop(sealing);
             sender.try_send(result).ok();
         });
         if let Err(problem) = wait_for(&stored) {
@@ -83,12 +106,14 @@ impl Control {
         Reply::MasterKeyRotated(MasterKeyRotated { from: before.id(), to, credentials, kept, pending })
     }
 
-    /// Refuses to seal anything while another master key is on its way to the disk.
+    /// Refuses to seal anything while something sealed is on its way to the disk, perhaps longer than somebody waited for
+    /// it: a rotation would not see it, and what comes later must not be overtaken by it.
     pub(super) fn seals(&self) -> Result<(), Reply> {
-        if !self.rotates.load(Ordering::Acquire) {
+        if self.sealing.is_idle() {
             return Ok(());
         }
-        Err(refused(503, "storage_unavailable", None, "the master key is being rotated; try again"))
+        let message = "a credential or the master key is on its way to the disk; try again";
+        Err(refused(503, "storage_unavailable", None, message))
     }
 
     fn prepare(&self, before: &MasterKey) -> Result<(MasterKey, Rewrapped), Reply> {

@@ -137,6 +137,9 @@ impl Control {
 
     /// Everything that can fail.
     fn renew(&self) -> Result<Renewed, String> {
+        if self.seals().is_err() {
+            return Err("a credential or the master key is on its way to the disk; try again".to_owned());
+        }
         let before = self.settings.load_full();
         let source = &self.reloads.source;
         let in_file = |problem: String| format!("config {}: {problem}", source.path.display());
@@ -167,9 +170,6 @@ impl Control {
 
     /// A vendor that was not there before, with the credentials that the store has, or its first one.
     fn add_vendor(&self, added: &config::Vendor) -> anyhow::Result<Vec<Arc<Vendor>>> {
-        if self.seals().is_err() {
-            anyhow::bail!("the master key is being rotated; try again");
-        }
         // Beside the storage thread, which has synced every credential that was ever acknowledged.
         let stored = Store::read(&self.data.store_dir())?.credentials(&added.name)?;
         open_vendor::open(added, stored, &self.master.load(), |account, first| {
@@ -180,7 +180,9 @@ impl Control {
     /// On disk when it returns.
     fn keep(&self, vendor: &str, account: &str, credential: &StoredCredential) -> anyhow::Result<()> {
         let (sender, stored) = bounded(1);
+        let underway = self.sealing.begin();
         self.storage.put_credential((vendor, account), credential, move |result| {
+            drop(underway);
             // The receiver may have stopped waiting.
             sender.try_send(result).ok();
         });

@@ -90,7 +90,7 @@ fn control(directory: &Directory, shards: usize, keys: &[Arc<KeyEntry>]) -> Cont
         digester: master.digester(),
         master: Arc::new(ArcSwap::from_pointee(master)),
         data: Data { dir: directory.0.clone(), ..Data::default() },
-        rotates: Arc::default(),
+        sealing: Sealing::default(),
         limits: crate::limits::Limits::of_tests(),
         lease: Lease::new(),
         settings: ArcSwap::new(settings()),

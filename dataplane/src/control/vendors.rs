@@ -95,7 +95,7 @@ impl Control {
             Err(error) => return refused(503, "no_randomness", None, error.to_string()),
         };
         let (sender, stored) = bounded(1);
-        let changed = Arc::clone(upstream);
+        let (changed, underway) = (Arc::clone(upstream), self.sealing.begin());
         // By the storage thread, so that memory has what the disk has.
         self.storage.put_credential(
             (vendor, account),
@@ -104,6 +104,7 @@ impl Control {
                 if result.is_ok() {
                     changed.set_credential(new);
                 }
+                drop(underway);
                 sender.try_send(result).ok();
             },
         );
